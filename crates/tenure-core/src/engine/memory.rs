@@ -1,0 +1,226 @@
+//! The reference engine: lines in the memory of this process.
+//!
+//! It keeps every rule of the contract by lease, with offers made inside the release, so that the keeper meets in
+//! tests and in simulation what it meets on a server. Clones share their lines.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::ledger::{Expiry, Ledger, LimitDiffers, Terms, Told};
+use super::signals::{Listener, Signals};
+use super::{
+    Attempt, Contender, Effect, Engine, EngineError, EngineErrorKind, Facts, Line, PlaceView, Renewal,
+    Restamp, Retry, Stray, Wake, Withdrawn,
+};
+use crate::lease::{Clock, Moment, SystemClock};
+use crate::{Claim, ClaimId, FencingToken, Identity, IfBusy, Key};
+
+/// The reference engine: lines in the memory of this process.
+///
+/// Everybody who has a clone of it shares its lines; it is of no use between processes.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    clock: Arc<dyn Clock>,
+    origin: Moment,
+    ledgers: Mutex<BTreeMap<Key, Ledger<Arc<Identity>>>>,
+    signals: Arc<Signals>,
+}
+
+/// What a [`Memory`] remembers, for tests that make it forget.
+#[derive(Clone, Debug)]
+pub struct Snapshot(BTreeMap<Key, Ledger<Arc<Identity>>>);
+
+impl Memory {
+    /// An empty engine on the system's clocks.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_clock(Arc::new(SystemClock))
+    }
+
+    /// An empty engine on a clock of your own.
+    #[must_use]
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        let origin = clock.now();
+        Self {
+            shared: Arc::new(Shared { clock, origin, ledgers: Mutex::default(), signals: Arc::default() }),
+        }
+    }
+
+    /// What the engine remembers now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot(self.shared.ledgers().clone())
+    }
+
+    /// Forgets everything since the snapshot, as a failover to a lagging replica does.
+    pub fn restore(&self, snapshot: Snapshot) {
+        *self.shared.ledgers() = snapshot.0;
+        self.shared.signals.tell_all();
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Shared {
+    fn ledgers(&self) -> MutexGuard<'_, BTreeMap<Key, Ledger<Arc<Identity>>>> {
+        self.ledgers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn terms(&self, facts: &Facts) -> Terms {
+        let now = self.clock.now().since(self.origin);
+        Terms {
+            now: u64::try_from(now.as_micros()).unwrap_or(u64::MAX),
+            wall_micros: self.clock.wall_micros(),
+            window: u64::try_from(facts.claim_window.as_micros()).unwrap_or(u64::MAX),
+            expiry: Expiry::Lease,
+        }
+    }
+
+    /// Lets one verb act on a line, and tells those whom it concerned.
+    fn act<R>(
+        &self,
+        key: &Key,
+        verb: impl FnOnce(&mut Ledger<Arc<Identity>>, &Terms) -> (R, Vec<Told<Arc<Identity>>>),
+    ) -> R {
+        let terms = self.terms(&facts());
+        let (answer, told) = verb(self.ledgers().entry(key.clone()).or_default(), &terms);
+        for Told { claim, grant, .. } in told {
+            self.signals.tell(claim, grant.map_or(Wake::LookAgain, Wake::Granted));
+        }
+        answer
+    }
+}
+
+/// Leases, judged by one clock; a token lives as long as the process.
+fn facts() -> Facts {
+    Facts::of_leases("memory")
+}
+
+/// Leases do not need to know whose process is alive.
+fn always(_: &Arc<Identity>) -> bool {
+    true
+}
+
+impl Engine for Memory {
+    type Contender = MemoryContender;
+
+    fn facts(&self) -> Facts {
+        facts()
+    }
+
+    fn contend(&self, claim: Claim) -> MemoryContender {
+        MemoryContender { shared: Arc::clone(&self.shared), claim, listener: None }
+    }
+
+    async fn inspect(&self, key: &Key) -> Result<Line, EngineError> {
+        let terms = self.shared.terms(&facts());
+        let mut ledger = self.shared.ledgers().get(key).cloned().unwrap_or_default();
+        // The copy is settled, not the line: looking changes nothing.
+        ledger.settle(&terms, &mut always);
+        let view = |place: &super::ledger::Place<Arc<Identity>>| PlaceView {
+            claim: place.claim,
+            mode: place.mode,
+            standing: Ledger::standing(place, terms.now),
+            since: Duration::from_micros(terms.now.saturating_sub(place.since)),
+            identity: Some(Arc::clone(&place.tag)),
+        };
+        Ok(Line {
+            key: key.clone(),
+            last_token: FencingToken::new(ledger.last_token),
+            places: ledger.places.iter().map(view).collect(),
+        })
+    }
+
+    async fn keys(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Vec<Key>, EngineError> {
+        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+        let ledgers = self.shared.ledgers();
+        let ours = ledgers.range((from, Bound::Unbounded)).map(|(key, _)| key);
+        Ok(ours.filter(|key| key.as_str().starts_with(prefix)).take(limit).cloned().collect())
+    }
+
+    async fn evict(&self, key: &Key, claim: ClaimId) -> Result<Withdrawn, EngineError> {
+        Ok(self.shared.act(key, |ledger, terms| ledger.evict(claim, terms, &mut always)))
+    }
+}
+
+/// Speaks for one claim at a [`Memory`].
+#[derive(Debug)]
+pub struct MemoryContender {
+    shared: Arc<Shared>,
+    claim: Claim,
+    listener: Option<Listener>,
+}
+
+impl MemoryContender {
+    /// Listens before looking, so that nothing can change unheard in between.
+    fn listen(&mut self) {
+        let signals = &self.shared.signals;
+        self.listener.get_or_insert_with(|| signals.listen(self.claim.id)).look();
+    }
+}
+
+impl Contender for MemoryContender {
+    async fn attempt(&mut self) -> Result<Attempt, EngineError> {
+        if self.claim.if_busy == IfBusy::Join {
+            self.listen();
+        }
+        let claim = &self.claim;
+        self.shared.act(&claim.key, |ledger, terms| {
+            match ledger.attempt(claim, &claim.identity, terms, &mut always) {
+                Ok((attempt, told)) => (Ok(attempt), told),
+                Err(differs) => (Err(limit_mismatch(&claim.key, differs)), Vec::new()),
+            }
+        })
+    }
+
+    async fn changed(&mut self) -> Result<Wake, EngineError> {
+        match &mut self.listener {
+            Some(listener) => Ok(listener.told().await),
+            None => {
+                self.listen();
+                Ok(Wake::LookAgain)
+            }
+        }
+    }
+
+    async fn renew(&mut self) -> Result<Renewal, EngineError> {
+        if let Some(listener) = &mut self.listener {
+            listener.look();
+        }
+        let claim = &self.claim;
+        Ok(self
+            .shared
+            .act(&claim.key, |ledger, terms| ledger.renew(claim, &claim.identity, terms, &mut always)))
+    }
+
+    async fn restamp(&mut self) -> Result<Restamp, EngineError> {
+        let claim = &self.claim;
+        Ok(self.shared.act(&claim.key, |ledger, terms| ledger.restamp(claim, terms, &mut always)))
+    }
+
+    async fn withdraw(&mut self, stray: Stray) -> Result<Withdrawn, EngineError> {
+        let claim = &self.claim;
+        Ok(self.shared.act(&claim.key, |ledger, terms| ledger.withdraw(claim, stray, terms, &mut always)))
+    }
+}
+
+/// The error of a permit whose limit is not the agreed one.
+#[must_use]
+pub fn limit_mismatch(key: &Key, LimitDiffers { stored }: LimitDiffers) -> EngineError {
+    let kind = EngineErrorKind::LimitMismatch { stored };
+    let message = format!(
+        "{key:?} is in use with a limit of {stored}: ask for that limit, or wait until the line is empty"
+    );
+    EngineError::new(kind, Effect::None, Retry::Useless, message)
+}

@@ -1,0 +1,63 @@
+//! Deliberately broken variants of the rules, so that tests can prove that they would notice.
+//!
+//! A proof that has never failed proves nothing. Each flaw is one that real lock libraries have shipped. Without the
+//! feature `planted-flaws` [`planted`] is `false` at compile time and the flaws are not in the program.
+
+/// A rule that can be broken on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Flaw {
+    /// Validity counted from the reply instead of from before the request.
+    ValidityFromReply,
+    /// No timer of its own while a renewal is on its way.
+    NoTimerWhileRenewing,
+    /// A wake taken for a grant.
+    WakeWithoutRecheck,
+    /// A renewal that makes the hold anew.
+    RenewalThatRecreates,
+    /// A release by name: it takes out whoever is first.
+    ReleaseByName,
+    /// No tombstone after a withdrawal.
+    NoTombstone,
+    /// Waiting places that never expire.
+    ImmortalPlaces,
+    /// A token that is only a counter.
+    CounterOnlyToken,
+}
+
+#[cfg(not(feature = "planted-flaws"))]
+#[inline(always)]
+pub(crate) const fn planted(_flaw: Flaw) -> bool {
+    false
+}
+
+#[cfg(feature = "planted-flaws")]
+mod planting {
+    use super::Flaw;
+    use std::cell::Cell;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Flaw>> = const { Cell::new(None) };
+    }
+
+    pub(crate) fn planted(flaw: Flaw) -> bool {
+        PLANTED.get() == Some(flaw)
+    }
+
+    /// Plants a flaw in everything that runs on this thread while `test` runs.
+    pub fn with_flaw<R>(flaw: Option<Flaw>, test: impl FnOnce() -> R) -> R {
+        struct Restore(Option<Flaw>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                PLANTED.set(self.0);
+            }
+        }
+        let _restore = Restore(PLANTED.replace(flaw));
+        test()
+    }
+}
+
+#[cfg(feature = "planted-flaws")]
+pub(crate) use planting::planted;
+#[cfg(feature = "planted-flaws")]
+pub use planting::with_flaw;
