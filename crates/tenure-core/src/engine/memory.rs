@@ -145,8 +145,9 @@ impl Engine for Memory {
     async fn keys(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Vec<Key>, EngineError> {
         let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
         let ledgers = self.shared.ledgers();
-        let ours = ledgers.range((from, Bound::Unbounded)).map(|(key, _)| key);
-        Ok(ours.filter(|key| key.as_str().starts_with(prefix)).take(limit).cloned().collect())
+        let used = ledgers.range((from, Bound::Unbounded)).filter(|(_, ledger)| !ledger.places.is_empty());
+        let ours = used.map(|(key, _)| key).filter(|key| key.as_str().starts_with(prefix));
+        Ok(ours.take(limit).cloned().collect())
     }
 
     async fn evict(&self, key: &Key, claim: ClaimId) -> Result<Withdrawn, EngineError> {

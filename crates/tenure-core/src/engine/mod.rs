@@ -31,7 +31,6 @@ pub mod signals;
 
 use std::fmt::Debug;
 use std::future::Future;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
