@@ -68,6 +68,12 @@ impl Moment {
         Self { monotonic: self.monotonic.max(other.monotonic), boot: self.boot.max(other.boot) }
     }
 
+    /// The reading of the monotonic clock.
+    #[must_use]
+    pub fn monotonic(self) -> Duration {
+        self.monotonic
+    }
+
     /// The reading of the boot clock in microseconds; processes of one machine share it.
     #[must_use]
     pub fn boot_micros(self) -> u64 {

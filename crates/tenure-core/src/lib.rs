@@ -1,14 +1,37 @@
-//! lib
+//! Distributed locks as easy as a mutex: the client, its keeper, and the contract of an engine.
+//!
+//! Users want the facade crate `tenure`, which brings the engines; this crate is for those who write one.
+
 #![forbid(unsafe_code)]
+
+mod acquire;
+pub mod blocking;
 mod claim;
+mod client;
 pub mod engine;
+mod error;
+pub mod event;
 pub mod flaw;
+mod guard;
+mod handover;
+mod hold;
+mod keeper;
 mod key;
 pub mod lease;
+mod lock;
+mod multi;
+mod strays;
 mod token;
 mod ttl;
 
 pub use claim::{Claim, ClaimId, ClaimIdError, Identity, IfBusy, Mode};
+pub use client::{Options, Tenure};
+pub use error::{Error, ErrorKind};
+pub use guard::{Guard, Released};
+pub use handover::Fairness;
+pub use hold::{Loss, LossCause};
 pub use key::{Key, KeyError};
+pub use lock::{Busy, Lock, Outcome, RwLock, Semaphore};
+pub use multi::{Guards, LockAll, OutcomeAll};
 pub use token::{AHEAD_MAX, FencingToken, TokenBlock, TokenSource};
 pub use ttl::{Ttl, TtlError};

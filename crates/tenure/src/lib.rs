@@ -1,1 +1,29 @@
+//! Distributed locks as easy as a mutex, and honest about what a lock can promise.
+//!
+//! ```
+//! # futures_executor::block_on(async {
+//! let tenure = tenure::connect("memory:").await?;
+//! let guard = tenure.lock("orders/42").acquire().await?;
+//! // … work, and hand `guard.token()` to whatever you write to …
+//! guard.release().await?;
+//! # Ok::<(), tenure::Error>(()) }).unwrap();
+//! ```
+//!
+//! | URL | engine |
+//! |---|---|
+//! | `local:`, `local:///var/lock/app` | a directory; between the processes of one machine |
+//! | `memory:` | this process; for tests and examples |
 
+#![forbid(unsafe_code)]
+
+pub mod blocking;
+mod connect;
+
+pub use connect::{connect, connect_with};
+pub use tenure_core::engine;
+pub use tenure_core::event;
+pub use tenure_core::{
+    Busy, ClaimId, ClaimIdError, Error, ErrorKind, Fairness, FencingToken, Guard, Guards, Identity, Key,
+    KeyError, Lock, LockAll, Loss, LossCause, Mode, Options, Outcome, OutcomeAll, Released, RwLock,
+    Semaphore, Tenure, Ttl, TtlError,
+};

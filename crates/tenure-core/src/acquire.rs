@@ -1,0 +1,451 @@
+//! From a wish to a hold: the caller's lane.
+//!
+//! The acquiring future itself drives `attempt` and `changed`, so that a lock costs no thread hop. What must not
+//! depend on the caller is left to the keeper: refreshing the place while the caller's runtime is blocked, timers,
+//! and the withdrawal when the future is dropped.
+//!
+//! # Invariants
+//! 1. A [`Pending`] exists before the first request; dropped unsettled, it has its claim withdrawn.
+//! 2. Each attempt is stamped before it is sent, and its answer is judged by that stamp.
+//! 3. A wake is a hint: only a grant, or an attempt after the wake, makes a hold.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::client::Shared;
+use crate::engine::{
+    Attempt, DynContender, Effect, EngineError, EngineErrorKind, Gone, Grant, Retry, Validity, Waiting, Wake,
+};
+use crate::event::What;
+use crate::flaw::{self, Flaw};
+use crate::hold::Hold;
+use crate::keeper::{Alarm, Ticket};
+use crate::lease::{Lease, Moment};
+use crate::strays::Strays;
+use crate::{Claim, Error, ErrorKind, IfBusy};
+
+/// How often a claim is made anew because its grants come too late to be worth having.
+const LATE_GRANTS_MAX: u32 = 10;
+
+/// A claim that was or may have been sent, and does not hold yet.
+pub(crate) struct Pending {
+    shared: Arc<Shared>,
+    claim: Claim,
+    strays: Strays,
+    wait: Option<Arc<Wait>>,
+    /// Speaks for the claim on the caller's lane; taken out while it does.
+    contender: Option<Box<dyn DynContender>>,
+    /// Whether anything was sent: a claim that never was needs no withdrawal.
+    sent: bool,
+}
+
+/// How an acquisition ended.
+pub(crate) enum Settled {
+    Held(Arc<Hold>),
+    /// Busy or timed out, with how many places were ahead.
+    GaveUp(usize),
+}
+
+/// One step of an acquisition.
+enum Step {
+    Held(Arc<Hold>),
+    Waits(usize),
+    LookAgain,
+    /// A grant that is not worth having; begin again with a new claim.
+    Late,
+    GivesUp(usize),
+    Gone(Gone),
+    Failed(EngineError),
+}
+
+/// How a pause ended.
+enum Paused {
+    Done,
+    TimedOut,
+}
+
+impl Pending {
+    pub(crate) fn new(shared: Arc<Shared>, claim: Claim) -> Self {
+        Self { shared, claim, strays: Strays::default(), wait: None, contender: None, sent: false }
+    }
+
+    /// Drives the claim until it holds, is given up, or fails. Dropped in between, it goes on where it was when it
+    /// is driven again.
+    pub(crate) async fn settle(&mut self, deadline: Option<Moment>) -> Result<Settled, Error> {
+        let alarm = deadline.map(|at| self.shared.keeper.alarm(&self.shared, at));
+        let mut trouble = Trouble::default();
+        let mut late = 0;
+        let mut step = self.attempt().await;
+        loop {
+            step = match step {
+                Step::Held(hold) => return Ok(Settled::Held(hold)),
+                Step::GivesUp(ahead) => return Ok(Settled::GaveUp(ahead)),
+                Step::Gone(gone) => return Err(self.gone(gone)),
+                Step::Late => {
+                    late += 1;
+                    if late > LATE_GRANTS_MAX {
+                        return Err(self.too_slow());
+                    }
+                    self.renew_claim();
+                    self.attempt().await
+                }
+                Step::LookAgain => self.attempt().await,
+                Step::Waits(ahead) => {
+                    trouble = Trouble::default();
+                    if deadline.is_some_and(|at| self.shared.clock.now().reached(at)) {
+                        return Ok(Settled::GaveUp(ahead));
+                    }
+                    self.wait(alarm.as_ref()).await
+                }
+                Step::Failed(error) => {
+                    let Some(pause) = self.weather(&mut trouble, &error) else {
+                        return Err(self.error(error));
+                    };
+                    match sleep(&self.shared, pause, alarm.as_ref()).await {
+                        Paused::Done => self.attempt().await,
+                        Paused::TimedOut => return Ok(Settled::GaveUp(0)),
+                    }
+                }
+            };
+        }
+    }
+
+    /// One attempt on the caller's lane.
+    async fn attempt(&mut self) -> Step {
+        self.sent = true;
+        let mut contender = self.take_contender();
+        let sent = self.shared.clock.now();
+        let under_way = self.strays.sent();
+        let answer = contender.attempt().await;
+        if !matches!(&answer, Err(error) if error.effect() == Effect::Unknown) {
+            under_way.answered();
+        }
+        self.contender = Some(contender);
+        match answer {
+            Ok(Attempt::Granted(grant)) => self.granted(grant, sent),
+            Ok(Attempt::Waiting(waiting)) => self.waiting(sent, waiting),
+            Ok(Attempt::Busy(waiting)) => {
+                self.sent = false;
+                Step::GivesUp(waiting.ahead)
+            }
+            Ok(Attempt::Gone(gone)) => Step::Gone(gone),
+            Err(error) => Step::Failed(error),
+        }
+    }
+
+    /// Waits for a wake, the keeper's news or the deadline.
+    async fn wait(&mut self, alarm: Option<&Alarm>) -> Step {
+        let Some(wait) = self.wait.clone() else { return Step::LookAgain };
+        let mut contender = self.take_contender();
+        let wake = tokio::select! {
+            biased;
+            news = wait.news() => return match news {
+                News::Granted(grant, sent) => self.granted(grant, sent),
+                News::Gone(gone) => Step::Gone(gone),
+            },
+            wake = contender.changed() => wake,
+            () = rings(alarm) => return Step::GivesUp(wait.ahead()),
+        };
+        self.contender = Some(contender);
+        match wake.map(|wake| flaw::believe(wake, &self.claim)) {
+            Ok(Wake::LookAgain) => Step::LookAgain,
+            Ok(Wake::Granted(grant)) => self.pushed(grant, wait.last_waiting()),
+            Err(_) => {
+                // Pushes are broken for now. The keeper's own look goes on; ours must not spin.
+                let pause = self.shared.jitter(Duration::from_millis(100));
+                match sleep(&self.shared, self.shared.clock.now().after(pause), alarm).await {
+                    Paused::Done => Step::LookAgain,
+                    Paused::TimedOut => Step::GivesUp(wait.ahead()),
+                }
+            }
+        }
+    }
+
+    /// A grant that came as a wake. It is certainly younger than the last attempt that was answered with Waiting.
+    fn pushed(&mut self, grant: Grant, sent: Moment) -> Step {
+        if self.is_late(&grant, sent, Duration::ZERO) {
+            return Step::LookAgain;
+        }
+        match self.hold(grant, sent) {
+            Ok(hold) => {
+                // The offer stands only for the claim window: it must be confirmed at once.
+                hold.confirm_soon();
+                self.shared.keeper.adopt_at(self.shared.clock.now(), Arc::clone(&hold));
+                Step::Held(hold)
+            }
+            Err(error) => Step::Failed(error),
+        }
+    }
+
+    /// A grant that answered an attempt sent at `sent`.
+    fn granted(&mut self, grant: Grant, sent: Moment) -> Step {
+        let sent = if flaw::planted(Flaw::ValidityFromReply) { self.shared.clock.now() } else { sent };
+        if self.is_late(&grant, sent, self.claim.quarantine) {
+            self.shared.emit(&self.claim, What::GrantedLate);
+            return Step::Late;
+        }
+        match self.hold(grant, sent) {
+            Ok(hold) => {
+                self.shared.keeper.adopt_soon(Arc::clone(&hold));
+                Step::Held(hold)
+            }
+            Err(error) => Step::Failed(error),
+        }
+    }
+
+    /// Whether too little validity is left to be worth having.
+    fn is_late(&self, grant: &Grant, sent: Moment, quarantine: Duration) -> bool {
+        match grant.validity {
+            Validity::Lease(granted) => {
+                Lease::new(sent, granted.saturating_sub(quarantine)).is_late(self.shared.clock.now())
+            }
+            Validity::Lifetime => false,
+        }
+    }
+
+    fn hold(&mut self, grant: Grant, sent: Moment) -> Result<Arc<Hold>, EngineError> {
+        if grant.claim != self.claim.id {
+            let message = format!("asked for claim {} and was answered for {}", self.claim.id, grant.claim);
+            return Err(EngineError::new(
+                EngineErrorKind::Protocol,
+                Effect::Unknown,
+                Retry::Useless,
+                message,
+            ));
+        }
+        self.end_wait();
+        self.sent = false;
+        self.shared.saw(grant.tokens.first);
+        let (shared, strays) = (Arc::clone(&self.shared), self.strays.clone());
+        let contender = self.contender.take();
+        Ok(Arc::new(Hold::new(shared, self.claim.clone(), &grant, sent, strays, contender)))
+    }
+
+    fn take_contender(&mut self) -> Box<dyn DynContender> {
+        self.contender.take().unwrap_or_else(|| self.shared.engine.contend(self.claim.clone()))
+    }
+
+    fn waiting(&mut self, sent: Moment, waiting: Waiting) -> Step {
+        if let Some(wait) = &self.wait {
+            wait.still_waiting(sent, waiting);
+            if waiting.look_in.is_some() {
+                wait.plan_refresh();
+            }
+        } else {
+            self.shared.emit(&self.claim, What::Waiting { ahead: waiting.ahead });
+            let (shared, claim) = (Arc::clone(&self.shared), self.claim.clone());
+            let wait = Arc::new(Wait::new(shared, claim, self.strays.clone(), sent, waiting));
+            wait.plan_refresh();
+            self.wait = Some(wait);
+        }
+        Step::Waits(waiting.ahead)
+    }
+
+    /// Withdraws the claim and takes a new id for the same wish.
+    fn renew_claim(&mut self) {
+        self.withdraw();
+        self.claim.id = self.shared.new_claim_id();
+        self.claim.floor = self.shared.floor();
+        self.strays = Strays::default();
+        self.contender = None;
+    }
+
+    fn withdraw(&mut self) {
+        self.end_wait();
+        if std::mem::take(&mut self.sent) {
+            self.shared.keeper.withdraw(self.claim.clone(), self.strays.stray());
+        }
+    }
+
+    fn end_wait(&mut self) {
+        if let Some(wait) = self.wait.take() {
+            wait.finish();
+        }
+    }
+
+    /// How long to pause after a failed attempt; none to give up. An engine that cannot be reached is an answer that
+    /// the caller must hear, so retries end after one term.
+    fn weather(&self, trouble: &mut Trouble, error: &EngineError) -> Option<Moment> {
+        let now = self.shared.clock.now();
+        let since = *trouble.since.get_or_insert(now);
+        let patient = self.claim.if_busy == IfBusy::Join && now.since(since) < self.claim.ttl.duration();
+        if error.retry() == Retry::Useless || !patient {
+            return None;
+        }
+        trouble.pause = (trouble.pause * 2).clamp(Duration::from_millis(5), Duration::from_secs(1));
+        Some(now.after(self.shared.jitter(trouble.pause)))
+    }
+
+    fn error(&self, error: EngineError) -> Error {
+        Error::of_engine(self.shared.facts.engine, "lock", Some(&self.claim.key), error)
+    }
+
+    fn gone(&self, gone: Gone) -> Error {
+        let key = &self.claim.key;
+        match gone {
+            Gone::Evicted => {
+                Error::new(ErrorKind::Evicted, format!("the wait for {key:?} was ended by an operator"))
+            }
+            Gone::Withdrawn | Gone::Absent => {
+                let message = format!("claim {} on {key:?} was withdrawn while it waited", self.claim.id);
+                Error::new(ErrorKind::Protocol, message)
+            }
+        }
+    }
+
+    fn too_slow(&self) -> Error {
+        let (engine, key, ttl) = (self.shared.facts.engine, &self.claim.key, self.claim.ttl);
+        let message =
+            format!("{engine}: answers take too long for a TTL of {ttl} on {key:?}: use a longer one");
+        Error::new(ErrorKind::Unreachable, message)
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.withdraw();
+    }
+}
+
+/// How long attempts have been failing.
+#[derive(Default)]
+struct Trouble {
+    since: Option<Moment>,
+    pause: Duration,
+}
+
+/// Sleeps at the keeper until a moment, or until the deadline if that comes first.
+async fn sleep(shared: &Arc<Shared>, until: Moment, deadline: Option<&Alarm>) -> Paused {
+    let pause = shared.keeper.alarm(shared, until);
+    tokio::select! {
+        biased;
+        () = rings(deadline) => Paused::TimedOut,
+        () = pause.rings() => Paused::Done,
+    }
+}
+
+async fn rings(alarm: Option<&Alarm>) {
+    match alarm {
+        Some(alarm) => alarm.rings().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the two lanes of a waiting claim share.
+pub(crate) struct Wait {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) claim: Claim,
+    pub(crate) strays: Strays,
+    state: Mutex<WaitState>,
+    /// Notified when there is news, and when the wait is over.
+    nudge: Notify,
+}
+
+struct WaitState {
+    news: Option<News>,
+    last_waiting: Moment,
+    waiting: Waiting,
+    over: bool,
+    ticket: Option<Ticket>,
+}
+
+/// What the keeper's lane found.
+#[derive(Clone, Copy)]
+enum News {
+    Granted(Grant, Moment),
+    Gone(Gone),
+}
+
+impl Wait {
+    fn new(shared: Arc<Shared>, claim: Claim, strays: Strays, sent: Moment, waiting: Waiting) -> Self {
+        let state = WaitState { news: None, last_waiting: sent, waiting, over: false, ticket: None };
+        Self { shared, claim, strays, state: Mutex::new(state), nudge: Notify::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, WaitState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn still_waiting(&self, sent: Moment, waiting: Waiting) {
+        let mut state = self.state();
+        state.last_waiting = state.last_waiting.latest(sent);
+        state.waiting = waiting;
+    }
+
+    pub(crate) fn granted(&self, grant: Grant, sent: Moment) {
+        self.state().news = Some(News::Granted(grant, sent));
+        self.nudge.notify_waiters();
+    }
+
+    pub(crate) fn gone(&self, gone: Gone) {
+        self.state().news = Some(News::Gone(gone));
+        self.nudge.notify_waiters();
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.state().over
+    }
+
+    /// Waits until nobody waits any more.
+    pub(crate) async fn over(&self) {
+        loop {
+            let nudge = self.nudge.notified();
+            if self.state().over {
+                return;
+            }
+            nudge.await;
+        }
+    }
+
+    /// Leaves the keeper a note for the next look: when the engine wants one, and when a deadline ahead has passed.
+    pub(crate) fn plan_refresh(self: &Arc<Self>) {
+        let now = self.shared.clock.now();
+        let every = self.shared.facts.refresh_every;
+        let in_time = match self.state().waiting.look_in {
+            // A little later than the deadline itself, or the look would come too early.
+            Some(look_in) => every.min(look_in + Duration::from_millis(1)),
+            None => every,
+        };
+        let ticket = self.shared.keeper.refresh_at(now.after(in_time), Arc::clone(self));
+        let mut state = self.state();
+        let stale = state.ticket.replace(ticket);
+        let over = state.over;
+        drop(state);
+        let stale = if over { Some(ticket) } else { stale };
+        if let Some(stale) = stale {
+            self.shared.keeper.forget(stale);
+        }
+    }
+
+    fn finish(&self) {
+        let ticket = {
+            let mut state = self.state();
+            state.over = true;
+            state.ticket.take()
+        };
+        if let Some(ticket) = ticket {
+            self.shared.keeper.forget(ticket);
+        }
+        self.nudge.notify_waiters();
+    }
+
+    fn last_waiting(&self) -> Moment {
+        self.state().last_waiting
+    }
+
+    fn ahead(&self) -> usize {
+        self.state().waiting.ahead
+    }
+
+    async fn news(&self) -> News {
+        loop {
+            let nudge = self.nudge.notified();
+            if let Some(news) = self.state().news {
+                return news;
+            }
+            nudge.await;
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! The guard: who has it may act.
+//!
+//! A guard cannot be cloned, and a release consumes it: the guard is the ownership, whatever thread or task it is on.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::engine::Withdrawn;
+use crate::event::{Via, What};
+use crate::handover::{self, Passed};
+use crate::hold::{Hold, Loss, LossCause, cause_of};
+use crate::lease::Moment;
+use crate::{ClaimId, Error, FencingToken, Key};
+
+/// The part of `until` that [`Guard::run`] leaves unused, so that dropping the work takes place inside the lease.
+const GRACE_SHARE: u32 = 20;
+const GRACE_MAX: Duration = Duration::from_millis(100);
+
+/// A hold. It is renewed as long as the guard lives, and given up when the guard is dropped.
+///
+/// # Guarantees
+/// While [`Guard::is_held`] says so, nobody else holds the key in a way that excludes this hold, under the
+/// assumptions that the engine's [`Facts`](crate::engine::Facts) state. That proves nothing about the next
+/// instruction: a process may be paused between the check and the act. A resource that checks [`Guard::token`] is
+/// protected even then.
+///
+/// Dropping a guard never blocks: the keeper withdraws the hold in the background. [`Guard::release`] waits for it
+/// and says whether the hold was still yours.
+#[must_use = "a guard that is dropped at once gives the lock up at once"]
+pub struct Guard {
+    hold: Arc<Hold>,
+    token: FencingToken,
+    via: Via,
+    armed: bool,
+}
+
+/// What a release found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "it was yours or it was not")]
+pub enum Released {
+    /// The hold was yours until the release.
+    Cleanly,
+    /// The hold had been lost before. What was done since then may have overlapped with another holder.
+    AlreadyLost(Loss),
+}
+
+impl Guard {
+    pub(crate) fn new(hold: Arc<Hold>, max_hold: Option<Duration>, via: Via) -> Self {
+        if max_hold.is_some() {
+            hold.set_max_hold(max_hold);
+        }
+        Self { token: hold.token(), hold, via, armed: true }
+    }
+
+    /// A guard for a hold that was passed on at `passed`.
+    pub(crate) fn passed(hold: Arc<Hold>, passed: Moment) -> Self {
+        let mut guard = Self { token: hold.token(), hold, via: Via::Engine, armed: true };
+        guard.via = Via::Handover { gap: guard.hold.shared.clock.now().since(passed) };
+        guard
+    }
+
+    /// Forgets the guard without giving up the hold.
+    pub(crate) fn disarm(mut self) {
+        self.armed = false;
+    }
+
+    pub(crate) fn announce(&self, waited: Duration) {
+        self.hold.emit(What::Granted { token: self.token, waited, via: self.via });
+    }
+
+    /// The key that is held.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.hold.claim.key
+    }
+
+    /// The name of the claim, as operators see it.
+    #[must_use]
+    pub fn claim(&self) -> ClaimId {
+        self.hold.claim.id
+    }
+
+    /// The fencing token of this hold.
+    ///
+    /// # Guarantees
+    /// Higher than the token of every hold of the key before it.
+    #[must_use]
+    pub fn token(&self) -> FencingToken {
+        self.token
+    }
+
+    /// Which permit this is, from zero; zero for locks without permits. Fence permits per slot.
+    #[must_use]
+    pub fn slot(&self) -> u32 {
+        self.hold.slot
+    }
+
+    /// Whether the hold stands, judged by this machine's clocks. Does no I/O.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.check().is_ok()
+    }
+
+    /// As [`Guard::is_held`], with the loss as an error, for `?`.
+    ///
+    /// # Errors
+    /// The [`Loss`], if the hold has ended.
+    pub fn check(&self) -> Result<(), Loss> {
+        self.hold.check()
+    }
+
+    /// How long the hold lasts unless it is renewed; none when it lasts as long as this process.
+    #[must_use]
+    pub fn remaining(&self) -> Option<Duration> {
+        let until = self.hold.until()?;
+        Some(if self.is_held() { self.hold.shared.clock.now().until(until) } else { Duration::ZERO })
+    }
+
+    /// Until when the hold lasts unless it is renewed; none when it lasts as long as this process.
+    #[must_use]
+    #[allow(clippy::disallowed_methods, reason = "callers count in instants of the standard library")]
+    pub fn until(&self) -> Option<Instant> {
+        self.remaining().map(|remaining| Instant::now() + remaining)
+    }
+
+    /// Waits until the hold is lost.
+    ///
+    /// # Guarantees
+    /// Returns no later than the end of the lease, even when the engine is silent.
+    ///
+    /// # Cancel safety
+    /// Safe: a loss is final, and is reported to whoever asks later.
+    pub async fn lost(&self) -> Loss {
+        self.hold.lost().await
+    }
+
+    /// Asks the engine now whether the hold stands; good after a pause, when nobody could be told of a loss.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked. The hold then stands for as long as [`Guard::is_held`] says.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn verify(&self) -> Result<Result<(), Loss>, Error> {
+        use crate::engine::Renewal;
+        if let Err(loss) = self.check() {
+            return Ok(Err(loss));
+        }
+        let (shared, claim) = (&self.hold.shared, &self.hold.claim);
+        let sent = shared.clock.now();
+        let renewal = shared.engine.contend(claim.clone()).renew().await;
+        match renewal
+            .map_err(|error| Error::of_engine(shared.facts.engine, "verify", Some(&claim.key), error))?
+        {
+            Renewal::Renewed(validity) => {
+                self.hold.extend(sent, validity);
+            }
+            Renewal::Gone(gone) => {
+                self.hold.lose(cause_of(gone));
+            }
+        }
+        Ok(self.check())
+    }
+
+    /// Runs work that ends with the hold: if the hold is lost, the work is dropped, before the lease has ended.
+    ///
+    /// # Errors
+    /// The [`Loss`] that ended the work.
+    ///
+    /// # Cancel safety
+    /// As safe as the work is.
+    pub async fn run<F: Future>(&self, work: F) -> Result<F::Output, Loss> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let deadline = self.hold.deadline();
+            let alarm = deadline.map(|(at, _)| {
+                let left = self.hold.shared.clock.now().until(at);
+                let grace = (self.hold.claim.ttl.duration() / GRACE_SHARE).min(GRACE_MAX);
+                let stop = self.hold.shared.clock.now().after(left.saturating_sub(grace));
+                self.hold.shared.keeper.alarm(&self.hold.shared, stop)
+            });
+            let bell = async {
+                match &alarm {
+                    Some(alarm) => alarm.rings().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                loss = self.hold.lost() => return Err(loss),
+                done = &mut work => return Ok(done),
+                () = bell => {
+                    if self.hold.deadline() == deadline
+                        && let Some((_, cause)) = deadline
+                    {
+                        self.hold.lose(cause);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives the hold up and waits until it is free, or passed on inside this process.
+    ///
+    /// # Errors
+    /// When the engine cannot be told. The keeper goes on telling it in the background; the hold is yours no more.
+    ///
+    /// # Cancel safety
+    /// Safe: dropped in between, the keeper finishes the withdrawal.
+    pub async fn release(mut self) -> Result<Released, Error> {
+        match handover::pass(&self.hold) {
+            Passed::Yes => return Ok(self.passed_on()),
+            Passed::NeedsToken => {
+                let mut contender = self.hold.take_contender();
+                let passed = handover::pass_restamped(&self.hold, contender.as_mut()).await;
+                if passed == Passed::Yes {
+                    return Ok(self.passed_on());
+                }
+                self.hold.put_contender(contender);
+            }
+            Passed::No => {}
+        }
+        self.withdraw().await
+    }
+
+    fn passed_on(&mut self) -> Released {
+        self.armed = false;
+        Released::Cleanly
+    }
+
+    async fn withdraw(&mut self) -> Result<Released, Error> {
+        self.armed = false;
+        let hold = Arc::clone(&self.hold);
+        let mut undo = Undo { hold: &hold, armed: true };
+        let releasing = match hold.begin_release() {
+            Ok(releasing) => releasing,
+            Err(loss) => return Ok(Released::AlreadyLost(loss)),
+        };
+        hold.emit(What::Released { token: releasing.token, held: releasing.held });
+        let mut contender =
+            releasing.contender.unwrap_or_else(|| hold.shared.engine.contend(hold.claim.clone()));
+        let withdrawn = contender.withdraw(hold.strays.stray()).await;
+        match withdrawn {
+            Ok(withdrawn) => {
+                undo.armed = false;
+                Ok(match withdrawn {
+                    Withdrawn::Held => Released::Cleanly,
+                    Withdrawn::Waited | Withdrawn::Absent => {
+                        Released::AlreadyLost(hold.loss_of(LossCause::Denied))
+                    }
+                })
+            }
+            Err(error) => {
+                let engine = hold.shared.facts.engine;
+                Err(Error::of_engine(engine, "release", Some(&hold.claim.key), error))
+            }
+        }
+    }
+}
+
+/// Finishes a release that did not come to its end, and lets the next of the cohort in.
+struct Undo<'a> {
+    hold: &'a Hold,
+    armed: bool,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.hold.order_withdrawal();
+        }
+        self.hold.leave_cohort();
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !std::mem::take(&mut self.armed) || handover::pass(&self.hold) == Passed::Yes {
+            return;
+        }
+        if let Ok(releasing) = self.hold.begin_release() {
+            self.hold.emit(What::Released { token: releasing.token, held: releasing.held });
+        }
+        self.hold.order_withdrawal();
+        self.hold.leave_cohort();
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("key", self.key())
+            .field("claim", &self.claim())
+            .field("token", &self.token)
+            .field("held", &self.is_held())
+            .finish()
+    }
+}

@@ -1,0 +1,439 @@
+//! A hold: what its guard, its keeper and its listeners agree on.
+//!
+//! # Invariants
+//! 1. The phase goes from held to exactly one of released and lost, once.
+//! 2. A hold past `until` on either clock is not held, whether or not anybody has noticed.
+//! 3. Only an answer to a request that was sent while the hold was held extends it, and only if it comes in time.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use crate::client::Shared;
+use crate::engine::{DynContender, Gone, Grant, Validity};
+use crate::event::What;
+use crate::flaw::{self, Flaw};
+use crate::handover::{Membership, Name};
+use crate::keeper::Ticket;
+use crate::lease::{Lease, Moment};
+use crate::strays::Strays;
+use crate::{Claim, FencingToken, TokenBlock};
+
+/// Why a hold ended without a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LossCause {
+    /// Its lease ran out before a renewal was answered.
+    Expired,
+    /// The engine does not know the hold any more.
+    Denied,
+    /// An operator broke it.
+    Revoked,
+    /// It reached the longest time it was allowed to take.
+    MaxHold,
+}
+
+impl LossCause {
+    /// The cause in one word, for labels.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Denied => "denied",
+            Self::Revoked => "revoked",
+            Self::MaxHold => "max_hold",
+        }
+    }
+}
+
+/// A hold that ended without a release: somebody else may hold the key now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Loss {
+    /// Why.
+    pub cause: LossCause,
+    /// The token of the lost hold; a resource that checks tokens refuses it once a later one was used.
+    pub token: FencingToken,
+    key: crate::Key,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = match self.cause {
+            LossCause::Expired => "its lease ran out before a renewal was answered",
+            LossCause::Denied => "the engine does not know the hold any more",
+            LossCause::Revoked => "an operator broke it",
+            LossCause::MaxHold => "it reached its longest allowed time",
+        };
+        write!(f, "the hold of {:?} with token {} was lost: {why}", self.key, self.token)
+    }
+}
+
+impl std::error::Error for Loss {}
+
+/// A granted claim.
+pub(crate) struct Hold {
+    pub(crate) claim: Claim,
+    pub(crate) slot: u32,
+    pub(crate) strays: Strays,
+    pub(crate) shared: Arc<Shared>,
+    state: Mutex<State>,
+    /// Notified when the phase or the deadlines change.
+    turned: Notify,
+}
+
+struct State {
+    phase: Phase,
+    /// None for a hold that cannot expire.
+    lease: Option<Lease>,
+    /// The longest time the present guard may hold.
+    max_until: Option<Moment>,
+    /// The token of the present guard, and the spare ones.
+    tokens: TokenBlock,
+    /// When the present guard got it, and when the claim did.
+    guard_since: Moment,
+    claim_since: Moment,
+    passes: u32,
+    /// The contender of the caller's lane, kept for the release.
+    contender: Option<Box<dyn DynContender>>,
+    suspected: bool,
+    /// The engine has only offered the hold; the first renewal confirms it.
+    unconfirmed: bool,
+    adoption: Option<Ticket>,
+    /// The right to hold for a cohort; given on when the hold ends.
+    membership: Option<Membership>,
+}
+
+enum Phase {
+    Held,
+    Released,
+    Lost(Loss),
+}
+
+/// What a renewal's answer did to a hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extended {
+    /// It lasts longer now.
+    Longer,
+    /// It came too late, or the hold had ended.
+    TooLate,
+}
+
+impl Hold {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        claim: Claim,
+        grant: &Grant,
+        sent: Moment,
+        strays: Strays,
+        contender: Option<Box<dyn DynContender>>,
+    ) -> Self {
+        let now = shared.clock.now();
+        let state = State {
+            phase: Phase::Held,
+            lease: lease_of(&claim, sent, grant.validity),
+            max_until: None,
+            tokens: grant.tokens,
+            guard_since: now,
+            claim_since: now,
+            passes: 0,
+            contender,
+            suspected: false,
+            unconfirmed: false,
+            adoption: None,
+            membership: None,
+        };
+        Self { claim, slot: grant.slot, strays, shared, state: Mutex::new(state), turned: Notify::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn emit(&self, what: What) {
+        self.shared.emit(&self.claim, what);
+    }
+
+    /// Whether the hold stands. Reads the clocks; notices an end that nobody has noticed yet.
+    pub(crate) fn check(&self) -> Result<(), Loss> {
+        let overdue = {
+            let state = self.state();
+            match &state.phase {
+                Phase::Lost(loss) => return Err(loss.clone()),
+                Phase::Released => return Err(self.loss(&state, LossCause::Denied)),
+                Phase::Held => state.overdue(self.shared.clock.now()),
+            }
+        };
+        match overdue {
+            None => Ok(()),
+            Some(cause) => Err(self.lose(cause).unwrap_or_else(|| self.loss(&self.state(), cause))),
+        }
+    }
+
+    /// When the hold ends unless it is renewed; none when it cannot expire.
+    pub(crate) fn until(&self) -> Option<Moment> {
+        self.state().until()
+    }
+
+    /// When the keeper should renew next, if the hold still stands.
+    pub(crate) fn renew_at(&self) -> Option<Moment> {
+        let state = self.state();
+        matches!(state.phase, Phase::Held).then(|| match state.lease {
+            _ if state.unconfirmed => self.shared.clock.now(),
+            Some(lease) => lease.renew_at(),
+            // A hold that cannot expire is only looked after, in case a wake was lost.
+            None => self.shared.clock.now().after(self.claim.ttl.duration() / 3),
+        })
+    }
+
+    pub(crate) fn lease(&self) -> Option<Lease> {
+        self.state().lease
+    }
+
+    /// Takes in the answer of a renewal that was sent at `sent`.
+    pub(crate) fn extend(&self, sent: Moment, validity: Validity) -> Extended {
+        let now = self.shared.clock.now();
+        let mut state = self.state();
+        if !matches!(state.phase, Phase::Held) || state.overdue(now).is_some() {
+            return Extended::TooLate;
+        }
+        let sent = if flaw::planted(Flaw::ValidityFromReply) { now } else { sent };
+        state.lease = match (state.lease, lease_of(&self.claim, sent, validity)) {
+            (Some(old), Some(new)) => Some(old.or_longer(new)),
+            (_, new) => new,
+        };
+        state.suspected = false;
+        state.unconfirmed = false;
+        drop(state);
+        self.turned.notify_waiters();
+        Extended::Longer
+    }
+
+    /// Ends the hold as lost; none when it had ended before.
+    pub(crate) fn lose(&self, cause: LossCause) -> Option<Loss> {
+        let mut state = self.state();
+        if !matches!(state.phase, Phase::Held) {
+            return None;
+        }
+        let loss = self.loss(&state, cause);
+        state.phase = Phase::Lost(loss.clone());
+        let held = self.shared.clock.now().since(state.guard_since);
+        let membership = state.membership.take();
+        drop(state);
+        self.turned.notify_waiters();
+        drop(membership);
+        self.emit(What::Lost { token: loss.token, cause, held });
+        Some(loss)
+    }
+
+    /// Ends the hold as released: from here on it is not held, whatever the withdrawal will say.
+    pub(crate) fn begin_release(&self) -> Result<Releasing, Loss> {
+        self.check()?;
+        let mut state = self.state();
+        match &state.phase {
+            Phase::Lost(loss) => return Err(loss.clone()),
+            Phase::Released => return Err(self.loss(&state, LossCause::Denied)),
+            Phase::Held => state.phase = Phase::Released,
+        }
+        let releasing = Releasing {
+            contender: state.contender.take(),
+            token: state.tokens.first,
+            held: self.shared.clock.now().since(state.guard_since),
+        };
+        let adoption = state.adoption.take();
+        drop(state);
+        if let Some(ticket) = adoption {
+            self.shared.keeper.forget(ticket);
+        }
+        self.turned.notify_waiters();
+        Ok(releasing)
+    }
+
+    /// Waits until the hold has ended, either way.
+    pub(crate) async fn ended(&self) {
+        loop {
+            let turned = self.turned.notified();
+            if !matches!(self.state().phase, Phase::Held) {
+                return;
+            }
+            turned.await;
+        }
+    }
+
+    /// Waits until the hold has ended or its deadlines have changed.
+    pub(crate) fn turned(&self) -> Notified<'_> {
+        // Made before the deadlines are read, so that no change in between is missed.
+        self.turned.notified()
+    }
+
+    /// Waits until the hold is lost; never, once it was released.
+    pub(crate) async fn lost(&self) -> Loss {
+        loop {
+            let turned = self.turned.notified();
+            if let Phase::Lost(loss) = &self.state().phase {
+                return loss.clone();
+            }
+            turned.await;
+        }
+    }
+
+    /// The deadline that comes first, with the cause of the loss if it is reached.
+    pub(crate) fn deadline(&self) -> Option<(Moment, LossCause)> {
+        let state = self.state();
+        let until = state.until().map(|until| (until, LossCause::Expired));
+        let max = state.max_until.map(|max| (max, LossCause::MaxHold));
+        let now = self.shared.clock.now();
+        [until, max].into_iter().flatten().min_by_key(|(at, _)| now.until(*at))
+    }
+
+    pub(crate) fn set_max_hold(&self, max_hold: Option<Duration>) {
+        let mut state = self.state();
+        state.max_until = max_hold.map(|max| state.guard_since.after(max));
+        drop(state);
+        self.turned.notify_waiters();
+    }
+
+    /// The first renewal is due at once: it confirms what was only offered.
+    pub(crate) fn confirm_soon(&self) {
+        self.state().unconfirmed = true;
+    }
+
+    /// Marks that an answer is overdue; true the first time.
+    pub(crate) fn suspect(&self) -> bool {
+        !std::mem::replace(&mut self.state().suspected, true)
+    }
+
+    pub(crate) fn token(&self) -> FencingToken {
+        self.state().tokens.first
+    }
+
+    pub(crate) fn set_adoption(&self, ticket: Ticket) {
+        let mut state = self.state();
+        if matches!(state.phase, Phase::Held) {
+            state.adoption = Some(ticket);
+        }
+    }
+
+    pub(crate) fn adopted(&self) {
+        self.state().adoption = None;
+    }
+
+    /// What a handover has to know.
+    pub(crate) fn passing(&self) -> Passing {
+        let state = self.state();
+        let now = self.shared.clock.now();
+        let sound = matches!(state.phase, Phase::Held)
+            && state.overdue(now).is_none()
+            && state.lease.is_none_or(|lease| !lease.is_late(now));
+        Passing {
+            sound,
+            passes: state.passes,
+            since: now.since(state.claim_since),
+            rest: state.tokens.rest(),
+        }
+    }
+
+    /// Gives the hold to the next guard of this process, with a token of its own. Returns the token of the guard
+    /// whose part is over, and how long it held.
+    pub(crate) fn pass(&self, tokens: TokenBlock, max_hold: Option<Duration>) -> (FencingToken, Duration) {
+        let now = self.shared.clock.now();
+        let mut state = self.state();
+        let past = (state.tokens.first, now.since(state.guard_since));
+        state.tokens = tokens;
+        state.passes += 1;
+        state.guard_since = now;
+        let max_before = state.max_until;
+        state.max_until = max_hold.map(|max| now.after(max));
+        let changed = max_before.is_some() || state.max_until.is_some();
+        drop(state);
+        if changed {
+            self.turned.notify_waiters();
+        }
+        past
+    }
+
+    pub(crate) fn join_cohort(&self, membership: Membership) {
+        self.state().membership = Some(membership);
+    }
+
+    pub(crate) fn cohort(&self) -> Option<Name> {
+        self.state().membership.as_ref().map(|membership| membership.name().clone())
+    }
+
+    /// Gives the right to hold for the cohort to the next.
+    pub(crate) fn leave_cohort(&self) {
+        let membership = self.state().membership.take();
+        drop(membership);
+    }
+
+    pub(crate) fn order_withdrawal(&self) {
+        self.shared.keeper.withdraw(self.claim.clone(), self.strays.stray());
+    }
+
+    pub(crate) fn take_contender(&self) -> Box<dyn DynContender> {
+        let contender = self.state().contender.take();
+        contender.unwrap_or_else(|| self.shared.engine.contend(self.claim.clone()))
+    }
+
+    pub(crate) fn put_contender(&self, contender: Box<dyn DynContender>) {
+        self.state().contender = Some(contender);
+    }
+
+    pub(crate) fn loss_of(&self, cause: LossCause) -> Loss {
+        self.loss(&self.state(), cause)
+    }
+
+    fn loss(&self, state: &State, cause: LossCause) -> Loss {
+        Loss { cause, token: state.tokens.first, key: self.claim.key.clone() }
+    }
+}
+
+/// What a release takes out of a hold.
+pub(crate) struct Releasing {
+    pub(crate) contender: Option<Box<dyn DynContender>>,
+    pub(crate) token: FencingToken,
+    pub(crate) held: Duration,
+}
+
+/// What a handover has to know of a hold.
+pub(crate) struct Passing {
+    /// It stands, and with enough left to be worth having.
+    pub(crate) sound: bool,
+    pub(crate) passes: u32,
+    /// How long the claim has held, over all its guards.
+    pub(crate) since: Duration,
+    /// The spare tokens.
+    pub(crate) rest: Option<TokenBlock>,
+}
+
+impl State {
+    fn until(&self) -> Option<Moment> {
+        self.lease.map(Lease::until)
+    }
+
+    fn overdue(&self, now: Moment) -> Option<LossCause> {
+        if self.until().is_some_and(|until| now.reached(until)) {
+            return Some(LossCause::Expired);
+        }
+        self.max_until.is_some_and(|max| now.reached(max)).then_some(LossCause::MaxHold)
+    }
+}
+
+/// The lease that an answer gives: without the quarantine, on which the holder must not count.
+fn lease_of(claim: &Claim, sent: Moment, validity: Validity) -> Option<Lease> {
+    match validity {
+        Validity::Lease(granted) => Some(Lease::new(sent, granted.saturating_sub(claim.quarantine))),
+        Validity::Lifetime => None,
+    }
+}
+
+/// Why a claim that is gone was lost.
+pub(crate) fn cause_of(gone: Gone) -> LossCause {
+    match gone {
+        Gone::Evicted => LossCause::Revoked,
+        Gone::Withdrawn | Gone::Absent => LossCause::Denied,
+    }
+}

@@ -1,0 +1,47 @@
+//! The life of a claim, on the memory engine and real time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tenure_core::engine::memory::Memory;
+use tenure_core::{Released, Tenure};
+
+#[tokio::test]
+async fn a_lock_is_held_and_released() {
+    let tenure = Tenure::new(Memory::new());
+    let guard = tenure.lock("a").acquire().await.unwrap();
+    assert!(guard.is_held());
+    assert!(tenure.lock("a").try_acquire().await.unwrap().is_busy());
+    let first = guard.token();
+    assert_eq!(guard.release().await.unwrap(), Released::Cleanly);
+    let guard = tenure.lock("a").try_acquire().await.unwrap().guard().unwrap();
+    assert!(guard.token() > first);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c115_tasks_of_one_process_exclude_each_other() {
+    let engine = Memory::new();
+    let clients = [Tenure::new(engine.clone()), Tenure::new(engine)];
+    let inside = Arc::new(AtomicU64::new(0));
+    let highest = Arc::new(AtomicU64::new(0));
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..64 {
+        let (tenure, inside, highest) = (clients[n % 2].clone(), Arc::clone(&inside), Arc::clone(&highest));
+        tasks.spawn(async move {
+            for _ in 0..50 {
+                let guard = tenure.lock("hot").ttl(Duration::from_secs(5)).acquire().await.unwrap();
+                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                let token = guard.token().get();
+                assert!(highest.fetch_max(token, Ordering::SeqCst) < token);
+                tokio::task::yield_now().await;
+                inside.fetch_sub(1, Ordering::SeqCst);
+                guard.release().await.unwrap();
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    assert_eq!(clients[0].inspect("hot").await.unwrap().places, vec![]);
+}

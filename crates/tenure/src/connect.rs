@@ -1,0 +1,34 @@
+//! From a URL to a client: the only place that knows all engines.
+
+use tenure_core::engine::memory::Memory;
+use tenure_core::{Error, Options, Tenure};
+
+/// Connects to the engine that the URL names.
+///
+/// # Errors
+/// When the URL cannot be read or names an engine that this build does not have; when the engine cannot be used.
+///
+/// # Cancel safety
+/// Safe: nothing is left behind.
+pub async fn connect(url: &str) -> Result<Tenure, Error> {
+    connect_with(url, Options::default()).await
+}
+
+/// Connects to the engine that the URL names, with options.
+///
+/// # Errors
+/// As [`connect`].
+///
+/// # Cancel safety
+/// As [`connect`].
+pub async fn connect_with(url: &str, options: Options) -> Result<Tenure, Error> {
+    let scheme = url.split(':').next().filter(|scheme| scheme.len() < url.len());
+    match scheme {
+        Some("memory") if url == "memory:" => Ok(Tenure::with_options(Memory::new(), options)),
+        Some("memory") => Err(Error::invalid_url(format!("{url:?} has more than a scheme: write memory:"))),
+        Some(scheme) => Err(Error::invalid_url(format!(
+            "no engine is called {scheme:?} in this build: use one of local:, memory:"
+        ))),
+        None => Err(Error::invalid_url(format!("{url:?} has no scheme: write for instance local:{url}"))),
+    }
+}
