@@ -6,6 +6,7 @@
 //! | model | story |
 //! |---|---|
 //! | [`ambiguity`] | lost, late and repeated requests against withdrawal |
+//! | [`lease`] | arithmetic of validity under delay, drift and suspension |
 //!
 //! A model that cannot fail proves nothing. Each therefore takes an optional *mutant*, one planted error of a
 //! kind that real lock libraries had, and the tests demand that the search finds it. Each also names states
@@ -23,6 +24,7 @@ use std::hash::Hash;
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
 
 pub mod ambiguity;
+pub mod lease;
 
 /// A model whose whole state space can be searched: everything that the checker asks of one, in one name.
 pub trait Story:
