@@ -6,6 +6,7 @@
 //! | model | story |
 //! |---|---|
 //! | [`ambiguity`] | lost, late and repeated requests against withdrawal |
+//! | [`fence`] | fencing tokens, failover, and a resource that refuses the stale |
 //! | [`lease`] | arithmetic of validity under delay, drift and suspension |
 //!
 //! A model that cannot fail proves nothing. Each therefore takes an optional *mutant*, one planted error of a
@@ -24,6 +25,7 @@ use std::hash::Hash;
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
 
 pub mod ambiguity;
+pub mod fence;
 pub mod lease;
 
 /// A model whose whole state space can be searched: everything that the checker asks of one, in one name.
