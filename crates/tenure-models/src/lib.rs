@@ -5,6 +5,7 @@
 //!
 //! | model | story |
 //! |---|---|
+//! | [`mod@line`] | places, hand-offs, the claim window, dead and late waiters |
 //! | [`ambiguity`] | lost, late and repeated requests against withdrawal |
 //! | [`fence`] | fencing tokens, failover, and a resource that refuses the stale |
 //! | [`lease`] | arithmetic of validity under delay, drift and suspension |
@@ -27,6 +28,7 @@ use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
 pub mod ambiguity;
 pub mod fence;
 pub mod lease;
+pub mod line;
 
 /// A model whose whole state space can be searched: everything that the checker asks of one, in one name.
 pub trait Story:
