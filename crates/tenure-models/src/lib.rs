@@ -17,12 +17,15 @@
 //! The search is [`stateright`]'s, breadth first. Two of its habits (0.31) shape this crate: a later find of a
 //! block of 1,500 states replaces an earlier and shorter one, so [`shortest`] searches again below each find;
 //! and its `eventually` overlooks cycles, so *never stuck* is stated as an invariant about fair continuations.
+//!
+//! `cargo run --release -p tenure-models -- --large` searches wider bounds than the tests do.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::hash::Hash;
 
+use stateright::report::Reporter;
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
 
 pub mod ambiguity;
@@ -71,6 +74,16 @@ impl Outcome {
 /// Searches all states of a model, on one thread, so that a run is the same each time.
 pub fn search<M: Story>(model: &M) -> Outcome {
     outcome(&model.clone().checker().finish_when(never()).spawn_bfs().join())
+}
+
+/// Searches all states of a model on so many threads, and reports on the way.
+pub fn search_and_report<M: Story>(
+    model: &M,
+    threads: usize,
+    reporter: &mut (impl Reporter<M> + Send),
+) -> Outcome {
+    let search = model.clone().checker().finish_when(never()).threads(threads);
+    outcome(&search.spawn_bfs().join_and_report(reporter))
 }
 
 /// Finds the shortest run that breaks one invariant, as the list of its actions; `None` if there is none.
