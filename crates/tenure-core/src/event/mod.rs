@@ -111,7 +111,7 @@ pub enum What {
         /// How long it was held.
         held: Duration,
     },
-    /// A claim that nobody listens to was taken out of the line.
+    /// The engine has answered that the claim is out of the line.
     Withdrawn,
     /// A withdrawal failed.
     WithdrawFailed {
