@@ -34,6 +34,7 @@ use tenure_core::engine::memory::Memory;
 use tenure_core::flaw::{Flaw, with_flaw};
 use tenure_core::{Options, Tenure};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 pub use clock::SimClock;
 use freeze::Freezer;
@@ -165,6 +166,7 @@ fn spawn(dice: &mut StdRng, engine: &Memory, referee: &Arc<Referee>, faults: &Ar
 }
 
 /// Lets disasters happen until the storm is over; returns how many.
+#[allow(clippy::disallowed_methods, reason = "simulated time is tokio's")]
 async fn storm(
     dice: &mut StdRng,
     engine: &Memory,
@@ -172,12 +174,12 @@ async fn storm(
     referee: &Arc<Referee>,
     failover: bool,
 ) -> u64 {
-    let end = tokio::time::Instant::now() + STORM;
+    let end = Instant::now() + STORM;
     let mut disasters = 0;
     loop {
         tokio::time::sleep(Duration::from_millis(dice.random_range(100..6_000))).await;
         referee.inspect(engine).await;
-        if tokio::time::Instant::now() >= end || referee.verdict().is_some() {
+        if Instant::now() >= end || referee.verdict().is_some() {
             return disasters;
         }
         disasters += 1;
