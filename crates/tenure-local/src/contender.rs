@@ -67,7 +67,10 @@ impl Contender for LocalContender {
     async fn attempt(&mut self) -> Result<Attempt, EngineError> {
         let attempt = self.look()?;
         // Only those who wait listen. What happened since they looked, a second look sees.
-        if matches!(attempt, Attempt::Waiting(_)) && self.listener.is_none() && self.claim.if_busy == IfBusy::Join {
+        if matches!(attempt, Attempt::Waiting(_))
+            && self.listener.is_none()
+            && self.claim.if_busy == IfBusy::Join
+        {
             self.listen()?;
             return self.look();
         }

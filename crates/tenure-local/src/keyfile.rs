@@ -165,7 +165,8 @@ impl KeyFiles {
         let mut stored = None;
         if size > 0 {
             let path = || self.path(name);
-            let page = read_page(fd, &mut page).map_err(|e| trouble::system("read", &path(), Effect::None, e))?;
+            let page =
+                read_page(fd, &mut page).map_err(|e| trouble::system("read", &path(), Effect::None, e))?;
             stored = Some(self.read(fd, page).map_err(|error| unreadable(&path(), error))?);
         }
         let mut ledger = match &mut stored {
@@ -197,7 +198,8 @@ impl KeyFiles {
     ) -> Result<(), EngineError> {
         let failed = |effect, error| trouble::system("write", &self.path(name), effect, error);
         let Some(write) = record::write(before, body, last_token, self.directory.boot) else {
-            let message = format!("{} cannot take another place: the line is too long", self.path(name).display());
+            let message =
+                format!("{} cannot take another place: the line is too long", self.path(name).display());
             return Err(EngineError::new(EngineErrorKind::Full, Effect::None, Retry::Worth, message));
         };
         if write.room > size {
@@ -290,7 +292,9 @@ impl KeyFiles {
                 Err(error) => return Err(trouble::system("lock", &self.path(name), Effect::None, error)),
             }
         }
-        let holder = self.latch_holder(fd).map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+        let holder = self
+            .latch_holder(fd)
+            .map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
         let what = format!(
             "has been latched for {:?} by {holder}, which takes microseconds unless it is stopped: continue or end it",
             self.patience()
@@ -325,7 +329,10 @@ impl KeyFiles {
         let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, mask)
             .map_err(|error| trouble::system("look at", &self.path(name), Effect::None, error))?;
         if FileType::from_raw_mode(u32::from(stat.stx_mode)) != FileType::RegularFile {
-            return Err(trouble::foreign(&self.path(name), "is not a file: remove it, tenure did not make it"));
+            return Err(trouble::foreign(
+                &self.path(name),
+                "is not a file: remove it, tenure did not make it",
+            ));
         }
         Ok((stat.stx_nlink > 0).then_some(stat.stx_size))
     }
@@ -346,7 +353,9 @@ impl KeyFiles {
 
 fn unreadable(path: &Path, error: Unreadable) -> EngineError {
     match error {
-        Unreadable::NotOurs => trouble::foreign(path, "is not a key's file, or of another version: move it away"),
+        Unreadable::NotOurs => {
+            trouble::foreign(path, "is not a key's file, or of another version: move it away")
+        }
         Unreadable::Damaged => trouble::foreign(
             path,
             "is damaged, and who holds the key cannot be told: end every process that uses the key, then delete it",

@@ -103,7 +103,7 @@ pub(crate) struct Shared {
     /// Taken while the member comes to life or the ear is opened.
     beginning: Mutex<()>,
     ear: OnceLock<Option<Ear>>,
-    outbox: OnceLock<Outbox>,
+    outbox: Outbox,
     /// The claims that may have a place. With none, nobody waits for our death.
     placed: Mutex<HashSet<ClaimId>>,
     bequeathed: AtomicBool,
@@ -141,7 +141,7 @@ impl Local {
             own: OnceLock::new(),
             beginning: Mutex::default(),
             ear: OnceLock::new(),
-            outbox: OnceLock::new(),
+            outbox: Outbox::default(),
             placed: Mutex::default(),
             bequeathed: AtomicBool::new(false),
         };
@@ -289,7 +289,7 @@ impl Shared {
             if Some(tag) == self.own_id() {
                 self.signals.tell(claim, Wake::LookAgain);
             } else {
-                self.outbox.get_or_init(Outbox::new).send(&self.directory, tag, claim);
+                self.outbox.send(&self.directory, tag, claim);
             }
         }
         Ok(Some(answer))

@@ -121,7 +121,8 @@ impl Member {
     /// Whether the others can still see that we live: somebody may have deleted the file.
     pub(crate) fn is_linked(&self) -> bool {
         let mask = rustix::fs::StatxFlags::NLINK;
-        rustix::fs::statx(&self.file, c"", rustix::fs::AtFlags::EMPTY_PATH, mask).is_ok_and(|stat| stat.stx_nlink > 0)
+        rustix::fs::statx(&self.file, c"", rustix::fs::AtFlags::EMPTY_PATH, mask)
+            .is_ok_and(|stat| stat.stx_nlink > 0)
     }
 
     /// The life of this member as a descriptor that children inherit.
