@@ -58,6 +58,14 @@ pub(crate) enum Missing {
     Leave,
 }
 
+/// What a file says without the latch.
+#[derive(Debug)]
+pub(crate) struct Peeked {
+    /// None after a recovery.
+    pub(crate) key: Option<Key>,
+    pub(crate) ledger: Ledger<MemberId>,
+}
+
 #[derive(Debug)]
 struct KeyFile {
     name: String,
@@ -117,17 +125,14 @@ impl KeyFiles {
     pub(crate) fn peek(&self, key: &Key) -> Result<Option<Ledger<MemberId>>, EngineError> {
         let name = names::file_name(key);
         match self.peek_named(&name)? {
-            Some((Some(stored), _)) if stored != *key => Err(self.clash(&name, &stored)),
-            Some((_, ledger)) => Ok(Some(ledger)),
+            Some(Peeked { key: Some(other), .. }) if other != *key => Err(self.clash(&name, &other)),
+            Some(Peeked { ledger, .. }) => Ok(Some(ledger)),
             None => Ok(None),
         }
     }
 
     /// The key and the line of a file, none when it has no line yet.
-    pub(crate) fn peek_named(
-        &self,
-        name: &str,
-    ) -> Result<Option<(Option<Key>, Ledger<MemberId>)>, EngineError> {
+    pub(crate) fn peek_named(&self, name: &str) -> Result<Option<Peeked>, EngineError> {
         let path = self.path(name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = match rustix::fs::openat(&self.directory.keys, name, flags, rustix::fs::Mode::empty()) {
@@ -143,13 +148,13 @@ impl KeyFiles {
                 Err(error) => Err(Unreadable::System(error)),
             };
             match found {
-                Ok(stored) => return Ok(Some((stored.key, stored.ledger))),
+                Ok(stored) => return Ok(Some(Peeked { key: stored.key, ledger: stored.ledger })),
                 // Somebody may be writing: his next state is whole.
                 Err(Unreadable::Damaged) if peek < PEEKS_MAX => pause(Duration::from_micros(20)),
                 Err(error) => return Err(unreadable(&path, error)),
             }
         }
-        unreachable!("the loop ends by return")
+        unreachable!("the loop ends by return: it has no other limit than PEEKS_MAX")
     }
 
     fn change<R>(

@@ -46,7 +46,7 @@ pub use options::{FileSystems, LocalOptions, LocalUrlError, SyncMode};
 
 use directory::Directory;
 use filesystems::Trust;
-use keyfile::{KeyFiles, Missing};
+use keyfile::{KeyFiles, Missing, Peeked};
 use member::{Member, MemberId, Members};
 use names::Named;
 use post::{Ear, Outbox};
@@ -236,7 +236,7 @@ impl Engine for Local {
             let key = match names::named(name) {
                 Some(Named::Key(key)) => key,
                 Some(Named::Hashed) => match shared.keys.peek_named(name)? {
-                    Some((Some(key), _)) if names::file_name(&key) == name => key,
+                    Some(Peeked { key: Some(key), .. }) if names::file_name(&key) == name => key,
                     _ => continue,
                 },
                 None => continue,

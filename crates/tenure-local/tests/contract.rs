@@ -1,5 +1,7 @@
 //! What one process sees: the rules of the contract, and files that somebody has tampered with.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod support;
 
 use std::fs;

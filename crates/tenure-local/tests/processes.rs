@@ -1,5 +1,7 @@
 //! What real processes do to each other: crash, stop, inherit, hand over.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod support;
 
 use std::path::Path;

@@ -1,5 +1,10 @@
 //! What the tests share: claims, waits with a limit, and children that are killed and stopped for real.
-#![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "a part of tests, each of which uses its own"
+)]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
