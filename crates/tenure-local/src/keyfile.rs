@@ -76,6 +76,8 @@ struct KeyFile {
 struct Inner {
     file: Option<OwnedFd>,
     body: Vec<u8>,
+    /// Whether our last write may not have reached the disk: the next verb writes again, even if it changes nothing.
+    doubtful: bool,
 }
 
 /// The latch, given back when dropped.
@@ -104,7 +106,7 @@ impl KeyFiles {
     ) -> Result<Option<R>, EngineError> {
         let file = self.file(key);
         let mut inner = file.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { file: open, body } = &mut *inner;
+        let Inner { file: open, body, doubtful } = &mut *inner;
         for _ in 0..REOPENS_MAX {
             if open.is_none() {
                 *open = self.open(&file.name, missing)?;
@@ -116,7 +118,11 @@ impl KeyFiles {
                 *open = None;
                 continue;
             };
-            return self.change(latch.0, size, key, &file.name, body, verb).map(Some);
+            let must_write = std::mem::take(doubtful);
+            let changed = self.change(latch.0, size, key, &file.name, body, must_write, verb);
+            *doubtful =
+                changed.as_ref().err().is_some_and(|error| must_write || error.effect() == Effect::Unknown);
+            return changed.map(Some);
         }
         Err(self.unreachable(&file.name, "vanishes whenever it is opened: who deletes it?"))
     }
@@ -157,6 +163,7 @@ impl KeyFiles {
         unreachable!("the loop ends by return: it has no other limit than PEEKS_MAX")
     }
 
+    #[allow(clippy::too_many_arguments, reason = "the parts of one verb, of which none is used elsewhere")]
     fn change<R>(
         &self,
         fd: BorrowedFd<'_>,
@@ -164,6 +171,7 @@ impl KeyFiles {
         key: &Key,
         name: &str,
         body: &mut Vec<u8>,
+        must_write: bool,
         verb: impl FnOnce(&mut Ledger<MemberId>) -> Result<R, EngineError>,
     ) -> Result<R, EngineError> {
         let mut page = [0; PAGE];
@@ -185,7 +193,7 @@ impl KeyFiles {
             Some(stored) => stored.is(body, ledger.last_token),
             None => ledger == Ledger::default(),
         };
-        if !unchanged {
+        if !unchanged || must_write {
             self.store(fd, size, stored.as_ref(), body, ledger.last_token, name)?;
         }
         Ok(answer)

@@ -374,12 +374,11 @@ impl Drop for Shared {
         }
         drop(self.ear.take());
         let Some(own) = self.own.take() else { return };
-        if self.bequeathed.load(Ordering::Relaxed) {
-            return;
-        }
         if self.placed().is_empty() {
             // Nobody waits for us: without its name the file is closed silently.
             self.members.forget(own.id);
+        } else if self.bequeathed.load(Ordering::Relaxed) {
+            return;
         }
         own.die();
     }

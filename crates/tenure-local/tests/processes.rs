@@ -199,6 +199,27 @@ fn holders_of_many_processes_never_overlap_and_tokens_rise() {
 }
 
 #[test]
+fn c099_processes_killed_in_the_middle_of_verbs_leave_a_sound_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let local = open(directory.path());
+    let mut last = 0;
+    for round in 0..20 {
+        let mut cycles = [(); 2].map(|()| Role::start("cycle", directory.path(), "k"));
+        assert!(cycles.iter_mut().all(|role| role.says() == "begins"));
+        for role in &mut cycles {
+            // Long enough for some hundred verbs, and never the same moment in one.
+            std::thread::park_timeout(Duration::from_micros(3_000 + 137 * round));
+            role.kill();
+        }
+        let mut contender = local.contend(claim("k"));
+        let token = wait_and_hold(&mut contender).tokens.first.get();
+        assert!(token > last);
+        last = token;
+        release(&mut contender);
+    }
+}
+
+#[test]
 fn a_process_that_is_stopped_with_the_latch_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let local = open(directory.path());

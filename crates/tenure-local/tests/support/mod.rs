@@ -174,6 +174,12 @@ pub fn pass(local: &Local, name: &str, directory: &Path) {
     release(&mut contender);
 }
 
+/// A process that outlives us, until the test ends it; its id.
+#[allow(clippy::zombie_processes, reason = "its parent is killed before it")]
+fn sleeper() -> u32 {
+    Command::new("sleep").arg("600").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap().id()
+}
+
 /// Plays the role that the environment names, if it names one.
 pub fn play() {
     let Ok(role) = std::env::var("TENURE_TEST_ROLE") else { return };
@@ -187,6 +193,14 @@ pub fn play() {
         say("done");
         return;
     }
+    if role == "cycle" {
+        say("begins");
+        loop {
+            let mut contender = local.contend(claim(&name));
+            wait_and_hold(&mut contender);
+            release(&mut contender);
+        }
+    }
     let mut contender = local.contend(claim(&name));
     if role == "wait" {
         waits(&mut contender);
@@ -197,15 +211,12 @@ pub fn play() {
     match role.as_str() {
         "bequeath" => {
             let life = local.bequeath().unwrap();
-            let heir =
-                Command::new("sleep").arg("600").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+            let heir = sleeper();
             drop(life);
-            say(&heir.id().to_string());
+            say(&heir.to_string());
         }
         "ordinary" => {
-            let child =
-                Command::new("sleep").arg("600").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-            say(&child.id().to_string());
+            say(&sleeper().to_string());
         }
         _ => {}
     }
