@@ -7,6 +7,7 @@
 //! 4. The last line is the count.
 
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -62,7 +63,7 @@ fn run(what: What) -> (Tally, Option<String>) {
         What::Tidy if tidy::check(&root()) => (PASSED, None),
         What::Tidy => (FAILED, Some("see the lines above".to_owned())),
         What::LeftOut(reason) => {
-            println!("left out of the quick run: {reason}");
+            println!("left out: {reason}");
             (SKIPPED, None)
         }
         What::Gate(command, tool) => match missing(tool).map_or_else(|| gate(command), Err) {
@@ -140,8 +141,9 @@ fn pass_by(mut output: impl Read, heard: &mpsc::Sender<Tally>) {
 
 /// A command as one would type it.
 fn words(command: &Command) -> String {
-    let args = command.get_args().map(|arg| arg.to_string_lossy().into_owned());
-    ["cargo".to_owned()].into_iter().chain(args).collect::<Vec<_>>().join(" ")
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let words = [program].into_iter().chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 fn flush() {

@@ -39,6 +39,9 @@ pub(crate) struct Tool {
 const FMT: Tool = Tool { command: "fmt", remedy: "install rustfmt: rustup component add rustfmt" };
 const CLIPPY: Tool = Tool { command: "clippy", remedy: "install clippy: rustup component add clippy" };
 
+/// The crate whose tests are searches of whole state spaces.
+const MODELS: &str = "tenure-models";
+
 /// The steps of a proof, in the order of what fails soonest.
 pub(crate) fn of(extent: Extent, root: &Path) -> Vec<Step> {
     let mut steps = vec![
@@ -52,10 +55,7 @@ pub(crate) fn of(extent: Extent, root: &Path) -> Vec<Step> {
             steps.push(Step::new("features of users", What::Gate(users(), None)));
             let all = command(&["test", "--workspace", "--all-features", "--no-fail-fast"]);
             steps.push(Step::new("tests", What::Tests(all)));
-            steps.extend(examples(root).into_iter().map(|(package, name)| {
-                let run = command(&["run", "--quiet", "-p", &package, "--all-features", "--example", &name]);
-                Step::new(format!("example {name}"), What::Gate(run, None))
-            }));
+            steps.extend(examples(root).into_iter().map(|example| example.step(root)));
         }
         Extent::Quick => quick(&mut steps, root),
     }
@@ -64,34 +64,33 @@ pub(crate) fn of(extent: Extent, root: &Path) -> Vec<Step> {
 
 fn quick(steps: &mut Vec<Step>, root: &Path) {
     let mut tests = command(&["test", "--workspace", "--all-features", "--no-fail-fast", "--lib", "--bins"]);
-    tests.args(["--exclude", "tenure-models"]);
+    tests.args(["--exclude", MODELS]);
     let mut left_out = vec![
         ("reference".to_owned(), "takes long".to_owned()),
         ("features of users".to_owned(), "takes long".to_owned()),
-        ("tests of tenure-models".to_owned(), "exhaustive searches take long".to_owned()),
+        (format!("tests of {MODELS}"), "exhaustive searches take long".to_owned()),
         ("examples in the documentation".to_owned(), "each is a program to build".to_owned()),
     ];
-    for (package, target) in integration_tests(root) {
-        let name = target.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        match slow(&target) {
-            _ if package == "tenure-models" => {}
+    for (package, name, main) in targets(root, "tests") {
+        match says(&main, "Slow") {
+            _ if package == MODELS => {}
             Some(reason) => left_out.push((format!("tests of {package}, {name}"), reason)),
             None => {
                 tests.args(["--test", &name]);
             }
         }
     }
-    left_out.extend(
-        examples(root).into_iter().map(|(_, name)| (format!("example {name}"), "real processes".to_owned())),
-    );
+    let names = examples(root).into_iter().map(|example| format!("example {}", example.name));
+    left_out.extend(names.map(|name| (name, "has its own pace".to_owned())));
     steps.push(Step::new("tests", What::Tests(tests)));
     steps.extend(left_out.into_iter().map(|(name, reason)| Step::new(name, What::LeftOut(reason))));
 }
 
-/// Why a test target is left out of the inner loop: what it says of itself in a line `//! Slow: reason`.
-fn slow(target: &Path) -> Option<String> {
+/// What a target says of itself in a line `//! Slow: reason` or `//! By hand: reason` of its own.
+fn says(target: &Path, what: &str) -> Option<String> {
     let text = std::fs::read_to_string(target).unwrap_or_default();
-    text.lines().find_map(|line| line.strip_prefix("//! Slow: ")).map(str::to_owned)
+    let mut lines = text.lines();
+    lines.find_map(|line| Some(line.strip_prefix("//! ")?.strip_prefix(what)?.strip_prefix(": ")?.to_owned()))
 }
 
 impl Step {
@@ -122,26 +121,39 @@ fn users() -> Command {
     command(&["check", "-p", "tenure", "--no-default-features"])
 }
 
-/// Every example of every crate: its package and name. Each runs to its end without arguments.
-fn examples(root: &Path) -> Vec<(String, String)> {
-    let name = |path: PathBuf| {
-        let is_example = path.extension().is_some_and(|rs| rs == "rs") || path.join("main.rs").is_file();
-        is_example.then(|| path.file_stem().unwrap_or_default().to_string_lossy().into_owned())
-    };
-    inside(root, "examples").into_iter().filter_map(|(package, path)| Some((package, name(path)?))).collect()
+/// An example, which runs to its end without arguments unless it is one to be run by hand.
+struct Example {
+    name: String,
+    main: PathBuf,
 }
 
-/// Every integration test of every crate: its package and file.
-fn integration_tests(root: &Path) -> Vec<(String, PathBuf)> {
-    let target = |path: PathBuf| {
-        let main = path.join("main.rs");
-        if main.is_file() {
-            Some(main)
-        } else {
-            path.extension().is_some_and(|rs| rs == "rs").then_some(path)
+impl Example {
+    /// Runs what `cargo test` has built: another build would have other features, and take as long again.
+    fn step(self, root: &Path) -> Step {
+        let name = format!("example {}", self.name);
+        if let Some(reason) = says(&self.main, "By hand") {
+            return Step::new(name, What::LeftOut(reason));
         }
+        let built = std::env::current_exe().unwrap_or_default().with_file_name("examples").join(self.name);
+        let mut run = Command::new(built);
+        run.current_dir(root);
+        Step::new(name, What::Gate(run, None))
+    }
+}
+
+/// Every example of every crate.
+fn examples(root: &Path) -> Vec<Example> {
+    targets(root, "examples").into_iter().map(|(_, name, main)| Example { name, main }).collect()
+}
+
+/// The targets in a folder of each crate: package, name and main file.
+fn targets(root: &Path, folder: &str) -> Vec<(String, String, PathBuf)> {
+    let target = |(package, path): (String, PathBuf)| {
+        let name = path.file_stem()?.to_string_lossy().into_owned();
+        let main = if path.is_dir() { path.join("main.rs") } else { path };
+        (main.is_file() && main.extension()? == "rs").then_some((package, name, main))
     };
-    inside(root, "tests").into_iter().filter_map(|(package, path)| Some((package, target(path)?))).collect()
+    inside(root, folder).into_iter().filter_map(target).collect()
 }
 
 /// What is in the folder `folder` of each crate, in order.
