@@ -73,7 +73,7 @@ fn run(what: What) -> (Tally, Option<String>) {
                 (FAILED, Some(trouble))
             }
         },
-        What::Tests(command) => tests(command),
+        What::Tests(command) => tests(command, std::io::stdout(), AFTERMATH_MAX),
     }
 }
 
@@ -92,7 +92,11 @@ fn gate(mut command: Command) -> Result<(), String> {
 }
 
 /// Runs tests and counts them while their output passes by.
-fn tests(mut command: Command) -> (Tally, Option<String>) {
+fn tests(
+    mut command: Command,
+    shown: impl Write + Send + 'static,
+    aftermath: Duration,
+) -> (Tally, Option<String>) {
     let mut child = match command.stdout(Stdio::piped()).spawn() {
         Ok(child) => child,
         Err(error) => return (FAILED, Some(format!("cannot start {}: {error}", words(&command)))),
@@ -100,12 +104,12 @@ fn tests(mut command: Command) -> (Tally, Option<String>) {
     let (heard, hears) = mpsc::channel();
     if let Some(output) = child.stdout.take() {
         // Not joined: a process that a test has left behind can keep the pipe open, and must not keep us.
-        std::thread::spawn(move || pass_by(output, &heard));
+        std::thread::spawn(move || pass_by(output, shown, &heard));
     }
     let ended = child.wait();
     let mut tally = Tally::default();
     let trouble = loop {
-        match hears.recv_timeout(AFTERMATH_MAX) {
+        match hears.recv_timeout(aftermath) {
             Ok(more) => tally += more,
             Err(mpsc::RecvTimeoutError::Disconnected) => break None,
             Err(mpsc::RecvTimeoutError::Timeout) => break Some("a test left a process behind".to_owned()),
@@ -124,14 +128,12 @@ fn tests(mut command: Command) -> (Tally, Option<String>) {
 }
 
 /// Copies output as it comes, and reports what its lines count.
-fn pass_by(mut output: impl Read, heard: &mpsc::Sender<Tally>) {
+fn pass_by(mut output: impl Read, mut shown: impl Write, heard: &mpsc::Sender<Tally>) {
     let mut listener = Listener::default();
     let mut bytes = [0; 8192];
     while let Ok(read @ 1..) = output.read(&mut bytes) {
-        let mut stdout = std::io::stdout().lock();
         // Who closed our output does not want to see it; the count goes on.
-        let _ = stdout.write_all(&bytes[..read]).and_then(|()| stdout.flush());
-        drop(stdout);
+        let _ = shown.write_all(&bytes[..read]).and_then(|()| shown.flush());
         listener.hear(&bytes[..read]);
         if heard.send(std::mem::take(&mut listener.heard)).is_err() {
             return;
@@ -154,4 +156,61 @@ fn flush() {
 #[allow(clippy::disallowed_methods, reason = "shown to people, decides nothing")]
 fn now() -> Instant {
     Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: &str = "echo 'test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out'";
+
+    /// Shows nothing: whoever counts us would count it, too.
+    fn shell(script: &str) -> (Tally, Option<String>) {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        tests(command, std::io::sink(), Duration::from_millis(500))
+    }
+
+    #[test]
+    fn what_ran_is_what_counts() {
+        assert_eq!(shell(&format!("{TWO}; {TWO}")), (Tally { passed: 4, failed: 0, skipped: 0 }, None));
+    }
+
+    #[test]
+    fn a_command_that_fails_without_a_failed_test_counts_as_one() {
+        let (tally, trouble) = shell(&format!("{TWO}; exit 101"));
+        assert_eq!(tally, Tally { passed: 2, failed: 1, skipped: 0 });
+        assert!(trouble.is_some());
+    }
+
+    #[test]
+    fn a_failed_test_is_not_counted_twice() {
+        let failed = "echo 'test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out'";
+        let (tally, trouble) = shell(&format!("{failed}; exit 101"));
+        assert_eq!(tally, Tally { passed: 1, failed: 1, skipped: 0 });
+        assert!(trouble.is_some());
+    }
+
+    #[test]
+    fn a_run_of_nothing_fails() {
+        assert_eq!(shell("true").0, FAILED);
+        assert_eq!(tests(Command::new("/does/not/exist"), std::io::sink(), Duration::ZERO).0, FAILED);
+    }
+
+    #[test]
+    fn a_process_that_a_test_left_behind_is_noticed_and_does_not_keep_us() {
+        let (tally, trouble) = shell(&format!("sleep 5 & {TWO}"));
+        assert_eq!(tally, Tally { passed: 2, failed: 1, skipped: 0 });
+        assert_eq!(trouble.as_deref(), Some("a test left a process behind"));
+    }
+
+    #[test]
+    fn a_missing_tool_is_named_with_its_remedy() {
+        let tool = Tool { command: "no-such-subcommand", remedy: "install it" };
+        assert_eq!(
+            missing(Some(tool)).as_deref(),
+            Some("`cargo no-such-subcommand` does not work: install it")
+        );
+        assert_eq!(missing(None), None);
+    }
 }
