@@ -230,7 +230,10 @@ fn give(hold: &Arc<Hold>, name: &Name, tokens: TokenBlock) -> Passed {
     let shared = &hold.shared;
     let mut past = None;
     while let Some(seat) = shared.cohorts.next(name) {
-        let passed = hold.pass(tokens, seat.max_hold);
+        let Some(passed) = hold.pass(tokens, seat.max_hold) else {
+            shared.cohorts.give_back(name, seat);
+            return Passed::No;
+        };
         past.get_or_insert(passed);
         shared.saw(tokens.first);
         let guard = Guard::passed(Arc::clone(hold), shared.clock.now());
@@ -280,6 +283,11 @@ impl Cohorts {
 
     fn next(&self, name: &Name) -> Option<Seat> {
         self.waiting().get_mut(name)?.pop_front()
+    }
+
+    /// The first waiter goes back to the head of the queue: there was nothing to give it.
+    fn give_back(&self, name: &Name, seat: Seat) {
+        self.waiting().entry(name.clone()).or_default().push_front(seat);
     }
 
     /// The next waiter; without one, the cohort ends in the same step.
