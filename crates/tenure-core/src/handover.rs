@@ -231,7 +231,7 @@ fn give(hold: &Arc<Hold>, name: &Name, tokens: TokenBlock) -> Passed {
     let mut past = None;
     while let Some(seat) = shared.cohorts.next(name) {
         let Some(passed) = hold.pass(tokens, seat.max_hold) else {
-            shared.cohorts.give_back(name, seat);
+            seat_again(shared, name, seat);
             return Passed::No;
         };
         past.get_or_insert(passed);
@@ -249,6 +249,21 @@ fn give(hold: &Arc<Hold>, name: &Name, tokens: TokenBlock) -> Passed {
         }
     }
     Passed::No
+}
+
+/// Puts a waiter back that there was nothing to give to. If its cohort has ended meanwhile, it leads a new one.
+fn seat_again(shared: &Arc<Shared>, name: &Name, seat: Seat) {
+    let mut waiting = shared.cohorts.waiting();
+    if let Some(queue) = waiting.get_mut(name) {
+        queue.push_front(seat);
+        return;
+    }
+    waiting.insert(name.clone(), VecDeque::new());
+    drop(waiting);
+    let membership = Membership { shared: Arc::clone(shared), name: name.clone(), ended: false };
+    let lead = Lead { membership: Some(membership), pending: None };
+    // If the waiter has gone, dropping the lead ends the cohort again.
+    drop(seat.turn.send(Turn::Lead(lead)));
 }
 
 /// How a task enters a cohort.
@@ -283,11 +298,6 @@ impl Cohorts {
 
     fn next(&self, name: &Name) -> Option<Seat> {
         self.waiting().get_mut(name)?.pop_front()
-    }
-
-    /// The first waiter goes back to the head of the queue: there was nothing to give it.
-    fn give_back(&self, name: &Name, seat: Seat) {
-        self.waiting().entry(name.clone()).or_default().push_front(seat);
     }
 
     /// The next waiter; without one, the cohort ends in the same step.
