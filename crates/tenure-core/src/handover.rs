@@ -46,7 +46,14 @@ const PASSING_TIME_MAX: Duration = Duration::from_millis(100);
 /// The cohorts of a client.
 #[derive(Default)]
 pub(crate) struct Cohorts {
-    waiting: Mutex<HashMap<Name, VecDeque<Seat>>>,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    cohorts: HashMap<Name, VecDeque<Seat>>,
+    /// Never used twice: who leaves late must not take the seat of somebody who came since.
+    next_serial: u64,
 }
 
 /// Who shares a place: those who want the same key on the same terms.
@@ -253,14 +260,16 @@ enum Entry {
 }
 
 impl Cohorts {
-    fn waiting(&self) -> MutexGuard<'_, HashMap<Name, VecDeque<Seat>>> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn enter(&self, shared: &Arc<Shared>, name: Name, max_hold: Option<Duration>, if_busy: IfBusy) -> Entry {
         let mut waiting = self.waiting();
-        let Some(queue) = waiting.get_mut(&name) else {
-            waiting.insert(name.clone(), VecDeque::new());
+        let serial = waiting.next_serial;
+        waiting.next_serial += 1;
+        let Some(queue) = waiting.cohorts.get_mut(&name) else {
+            waiting.cohorts.insert(name.clone(), VecDeque::new());
             drop(waiting);
             let membership = Membership { shared: Arc::clone(shared), name, ended: false };
             return Entry::Lead(Lead { membership: Some(membership), pending: None });
@@ -268,7 +277,6 @@ impl Cohorts {
         if if_busy == IfBusy::Leave {
             return Entry::Busy;
         }
-        let serial = queue.back().map_or(0, |seat| seat.serial + 1);
         let (turn, comes) = oneshot::channel();
         queue.push_back(Seat { serial, max_hold, turn });
         drop(waiting);
@@ -276,25 +284,25 @@ impl Cohorts {
     }
 
     fn next(&self, name: &Name) -> Option<Seat> {
-        self.waiting().get_mut(name)?.pop_front()
+        self.waiting().cohorts.get_mut(name)?.pop_front()
     }
 
     /// The next waiter; without one, the cohort ends in the same step.
     fn next_or_close(&self, name: &Name) -> Option<Seat> {
         let mut waiting = self.waiting();
-        let next = waiting.get_mut(name)?.pop_front();
+        let next = waiting.cohorts.get_mut(name)?.pop_front();
         if next.is_none() {
-            waiting.remove(name);
+            waiting.cohorts.remove(name);
         }
         next
     }
 
     fn has_waiters(&self, name: &Name) -> bool {
-        self.waiting().get(name).is_some_and(|queue| !queue.is_empty())
+        self.waiting().cohorts.get(name).is_some_and(|queue| !queue.is_empty())
     }
 
     fn leave(&self, name: &Name, serial: u64) {
-        if let Some(queue) = self.waiting().get_mut(name) {
+        if let Some(queue) = self.waiting().cohorts.get_mut(name) {
             queue.retain(|seat| seat.serial != serial);
         }
     }
