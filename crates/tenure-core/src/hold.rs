@@ -133,6 +133,7 @@ impl Hold {
         contender: Option<Box<dyn DynContender>>,
     ) -> Self {
         let now = shared.clock.now();
+        shared.keeper.hold_begins();
         let state = State {
             phase: Phase::Held,
             lease: lease_of(quarantine, sent, grant.validity),
@@ -389,6 +390,12 @@ impl Hold {
 
     fn loss(&self, state: &State, cause: LossCause) -> Loss {
         Loss { cause, token: state.tokens.first, key: self.claim.key.clone() }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.shared.keeper.hold_is_gone();
     }
 }
 
