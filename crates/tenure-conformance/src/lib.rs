@@ -10,14 +10,15 @@
 //! `c029` in the name of a trial refer to the catalogue of failures that it guards against.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a suite fails by panicking")]
-
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a trial fails by panicking")]
 mod cases;
 pub mod faulty;
 mod memory_site;
+#[allow(clippy::expect_used, reason = "a suite that cannot run fails by panicking")]
 mod run;
-pub mod sim_clock;
+pub mod simulation;
 mod site;
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a trial fails by panicking")]
 mod stage;
 
 pub use cases::{Listed, catalogue};

@@ -244,6 +244,7 @@ impl Guard {
         match withdrawn {
             Ok(withdrawn) => {
                 undo.armed = false;
+                hold.emit(What::Withdrawn);
                 Ok(match withdrawn {
                     Withdrawn::Held => Released::Cleanly,
                     Withdrawn::Waited | Withdrawn::Absent => {

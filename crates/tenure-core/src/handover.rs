@@ -11,6 +11,7 @@
 //! 4. A hold that was lost leaves its cohort at once, even while its guard still lives.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -46,14 +47,9 @@ const PASSING_TIME_MAX: Duration = Duration::from_millis(100);
 /// The cohorts of a client.
 #[derive(Default)]
 pub(crate) struct Cohorts {
-    waiting: Mutex<Waiting>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    cohorts: HashMap<Name, VecDeque<Seat>>,
-    /// Never used twice: who leaves late must not take the seat of somebody who came since.
-    next_serial: u64,
+    waiting: Mutex<HashMap<Name, VecDeque<Seat>>>,
+    /// Names seats. Never reused: a seat that is left late must not take a newer one with it.
+    serial: AtomicU64,
 }
 
 /// Who shares a place: those who want the same key on the same terms.
@@ -260,16 +256,14 @@ enum Entry {
 }
 
 impl Cohorts {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<Name, VecDeque<Seat>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn enter(&self, shared: &Arc<Shared>, name: Name, max_hold: Option<Duration>, if_busy: IfBusy) -> Entry {
         let mut waiting = self.waiting();
-        let serial = waiting.next_serial;
-        waiting.next_serial += 1;
-        let Some(queue) = waiting.cohorts.get_mut(&name) else {
-            waiting.cohorts.insert(name.clone(), VecDeque::new());
+        let Some(queue) = waiting.get_mut(&name) else {
+            waiting.insert(name.clone(), VecDeque::new());
             drop(waiting);
             let membership = Membership { shared: Arc::clone(shared), name, ended: false };
             return Entry::Lead(Lead { membership: Some(membership), pending: None });
@@ -277,6 +271,7 @@ impl Cohorts {
         if if_busy == IfBusy::Leave {
             return Entry::Busy;
         }
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let (turn, comes) = oneshot::channel();
         queue.push_back(Seat { serial, max_hold, turn });
         drop(waiting);
@@ -284,25 +279,25 @@ impl Cohorts {
     }
 
     fn next(&self, name: &Name) -> Option<Seat> {
-        self.waiting().cohorts.get_mut(name)?.pop_front()
+        self.waiting().get_mut(name)?.pop_front()
     }
 
     /// The next waiter; without one, the cohort ends in the same step.
     fn next_or_close(&self, name: &Name) -> Option<Seat> {
         let mut waiting = self.waiting();
-        let next = waiting.cohorts.get_mut(name)?.pop_front();
+        let next = waiting.get_mut(name)?.pop_front();
         if next.is_none() {
-            waiting.cohorts.remove(name);
+            waiting.remove(name);
         }
         next
     }
 
     fn has_waiters(&self, name: &Name) -> bool {
-        self.waiting().cohorts.get(name).is_some_and(|queue| !queue.is_empty())
+        self.waiting().get(name).is_some_and(|queue| !queue.is_empty())
     }
 
     fn leave(&self, name: &Name, serial: u64) {
-        if let Some(queue) = self.waiting().cohorts.get_mut(name) {
+        if let Some(queue) = self.waiting().get_mut(name) {
             queue.retain(|seat| seat.serial != serial);
         }
     }

@@ -22,6 +22,8 @@ mod connect;
 pub use connect::{connect, connect_with};
 pub use tenure_core::engine;
 pub use tenure_core::event;
+pub use tenure_core::fence;
+pub use tenure_core::fence::{Fence, FenceError, FenceGate, Stale};
 pub use tenure_core::{
     Busy, ClaimId, ClaimIdError, Error, ErrorKind, Fairness, FencingToken, Guard, Guards, Identity, Key,
     KeyError, Lock, LockAll, Loss, LossCause, Mode, Options, Outcome, OutcomeAll, Released, RwLock,

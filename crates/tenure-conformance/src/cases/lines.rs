@@ -96,14 +96,15 @@ async fn an_evicted_claim_cannot_come_back<S: Site>(stage: &Stage<S>) {
 }
 
 async fn inspect_shows_the_line_with_identities_and_standings<S: Site>(stage: &Stage<S>) {
-    let engine = stage.client().await;
+    // An identity is that of a client.
+    let (one, two) = (stage.client().await, stage.client().await);
     let (mut reader, mut writer) = (stage.claim("k"), stage.claim("k"));
     (reader.mode, reader.identity) = (Mode::Shared, somebody("the reader"));
     writer.identity = somebody("the writer");
     let empty = stage.line("k").await;
     assert_eq!((empty.key, empty.places), (stage.key("k"), vec![]));
-    let grant = granted(&mut engine.contend(reader.clone())).await;
-    waiting(&mut engine.contend(writer.clone())).await;
+    let grant = granted(&mut one.contend(reader.clone())).await;
+    waiting(&mut two.contend(writer.clone())).await;
     let line = stage.line("k").await;
     assert_eq!(line.last_token, Some(grant.tokens.last()));
     let [first, second] = line.places.as_slice() else { panic!("two places, not {:?}", line.places) };
@@ -116,9 +117,8 @@ async fn inspect_shows_the_line_with_identities_and_standings<S: Site>(stage: &S
     assert_eq!(first.identity.as_ref(), Some(&reader.identity));
     assert_eq!(second.identity.as_ref(), Some(&writer.identity));
     assert!(first.since < Duration::from_secs(3600) && second.since < Duration::from_secs(3600));
-    for claim in [reader, writer] {
-        engine.contend(claim).withdraw(Stray::Impossible).await.unwrap();
-    }
+    two.contend(writer).withdraw(Stray::Impossible).await.unwrap();
+    one.contend(reader).withdraw(Stray::Impossible).await.unwrap();
 }
 
 async fn inspect_changes_nothing<S: Site>(stage: &Stage<S>) {

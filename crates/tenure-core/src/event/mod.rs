@@ -61,7 +61,7 @@ pub enum What {
         /// How it came to hold.
         via: Via,
     },
-    /// A grant came with too little validity left; it was withdrawn, and the claim made anew.
+    /// A grant came with too little validity left; it is asked for again, with a fresh stamp.
     GrantedLate,
     /// The caller gave up: the key was busy, or the wait was over.
     GaveUp {
@@ -111,7 +111,7 @@ pub enum What {
         /// How long it was held.
         held: Duration,
     },
-    /// A claim that nobody listens to was taken out of the line.
+    /// The engine has answered that the claim is out of the line.
     Withdrawn,
     /// A withdrawal failed.
     WithdrawFailed {
