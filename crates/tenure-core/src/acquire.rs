@@ -170,7 +170,8 @@ impl Pending {
         if grant.tokens.first.get() <= last_token || self.is_late(&grant, sent, Duration::ZERO) {
             return Step::LookAgain;
         }
-        match self.hold(grant, sent) {
+        // An offer stands for the claim window, which has no quarantine in it.
+        match self.hold(grant, Duration::ZERO, sent) {
             Ok(hold) => {
                 // The offer stands only for the claim window: it must be confirmed at once.
                 hold.confirm_soon();
@@ -188,7 +189,7 @@ impl Pending {
             self.shared.emit(&self.claim, What::GrantedLate);
             return Step::Late;
         }
-        match self.hold(grant, sent) {
+        match self.hold(grant, self.claim.quarantine, sent) {
             Ok(hold) => {
                 self.shared.keeper.adopt_soon(Arc::clone(&hold));
                 Step::Held(hold)
@@ -207,7 +208,7 @@ impl Pending {
         }
     }
 
-    fn hold(&mut self, grant: Grant, sent: Moment) -> Result<Arc<Hold>, EngineError> {
+    fn hold(&mut self, grant: Grant, quarantine: Duration, sent: Moment) -> Result<Arc<Hold>, EngineError> {
         if grant.claim != self.claim.id {
             let message = format!("asked for claim {} and was answered for {}", self.claim.id, grant.claim);
             return Err(EngineError::new(
@@ -222,7 +223,7 @@ impl Pending {
         self.shared.saw(grant.tokens.first);
         let (shared, strays) = (Arc::clone(&self.shared), self.strays.clone());
         let contender = self.contender.take();
-        Ok(Arc::new(Hold::new(shared, self.claim.clone(), &grant, sent, strays, contender)))
+        Ok(Arc::new(Hold::new(shared, self.claim.clone(), &grant, quarantine, sent, strays, contender)))
     }
 
     fn take_contender(&mut self) -> Box<dyn DynContender> {

@@ -143,10 +143,17 @@ impl Engine for Memory {
 
     async fn keys(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Vec<Key>, EngineError> {
         let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+        let terms = self.shared.terms(&facts());
         let ledgers = self.shared.ledgers();
-        let used = ledgers.range((from, Bound::Unbounded)).filter(|(_, ledger)| !ledger.places.is_empty());
-        let ours = used.map(|(key, _)| key).filter(|key| key.as_str().starts_with(prefix));
-        Ok(ours.take(limit).cloned().collect())
+        // A line whose places have all expired is no line, although nobody has cleared it up yet.
+        let in_use = |ledger: &Ledger<_>| {
+            let mut ledger = ledger.clone();
+            ledger.settle(&terms, &mut always);
+            !ledger.places.is_empty()
+        };
+        let range = ledgers.range((from, Bound::Unbounded));
+        let ours = range.filter(|(key, ledger)| key.as_str().starts_with(prefix) && in_use(ledger));
+        Ok(ours.take(limit).map(|(key, _)| key.clone()).collect())
     }
 
     async fn evict(&self, key: &Key, claim: ClaimId) -> Result<Withdrawn, EngineError> {
