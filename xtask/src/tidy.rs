@@ -115,7 +115,7 @@ fn whole(text: &Text) -> Vec<String> {
     if !text.text.is_empty() && !text.text.ends_with('\n') {
         wrong.push(format!("{path}: no newline at the end"));
     }
-    let is_test = path.contains("/tests/");
+    let is_test = ["/tests/", "/src/cases/"].iter().any(|folder| path.contains(folder));
     let code = text.text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).count();
     let excused = LONG_FILES.iter().any(|(long, _)| long == path);
     if path.ends_with(".rs") && !is_test && code > LINES_MAX && !excused {
