@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(wrong_lines("a.md", &["see /ho", "me/me/notes"].concat()), 1);
         assert_eq!(wrong_lines("a.md", &["`/ro", "ot/x`"].concat()), 1);
         for fine in
-            ["https://x.example/home/page", "src/home/x.rs", "../work/x", "$DIR/root/x", "/run/lock/x"]
+            ["https://x.example/home/page", "src/home/x.rs", "../home/x", "$DIR/root/x", "/run/lock/x"]
         {
             assert_eq!(wrong_lines("a.md", fine), 0, "{fine}");
         }
