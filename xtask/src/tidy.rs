@@ -181,10 +181,8 @@ fn cited_tests(texts: &[Text]) -> Vec<String> {
         |word: &str| word.bytes().all(|b| b == b'_' || b.is_ascii_lowercase() || b.is_ascii_digit());
     let tests = cited.filter(|(_, word)| is_name(word) && word.matches('_').count() >= 3);
     let exists = |name: &str| {
-        let (function, trial) = (format!("fn {name}("), format!("\"{name}\""));
-        texts
-            .iter()
-            .any(|t| t.path.ends_with(".rs") && (t.text.contains(&function) || t.text.contains(&trial)))
+        let forms = [format!("fn {name}("), format!("fn {name}<"), format!("\"{name}\"")];
+        texts.iter().any(|t| t.path.ends_with(".rs") && forms.iter().any(|form| t.text.contains(form)))
     };
     let missing = tests.filter(|(_, name)| !exists(name));
     missing.map(|(path, name)| format!("{path}: there is no test {name}")).collect()
