@@ -207,7 +207,7 @@ impl<E: Engine + Clone> Engine for Faulty<E> {
     }
 
     fn contend(&self, claim: Claim) -> FaultyContender<E> {
-        FaultyContender { ears: self.engine.contend(claim.clone()), faulty: self.clone(), claim }
+        FaultyContender { ears: self.engine.contend(claim.clone()), told: false, faulty: self.clone(), claim }
     }
 
     async fn inspect(&self, key: &Key) -> Result<Line, EngineError> {
@@ -242,11 +242,14 @@ pub struct FaultyContender<E: Engine> {
     claim: Claim,
     /// Hears the wakes. It is made anew by each look, and so hears what has come since.
     ears: E::Contender,
+    /// Something was told before the last look, and that look has failed: it is still news.
+    told: bool,
 }
 
 impl<E: Engine + Clone> FaultyContender<E> {
     /// Listens before looking, so that nothing can change unheard in between.
     fn listen(&mut self) {
+        self.told |= self.ears.changed().now_or_never().is_some();
         self.ears = self.faulty.engine.contend(self.claim.clone());
         drop(self.ears.changed().now_or_never());
     }
@@ -265,6 +268,7 @@ impl<E: Engine + Clone> Contender for FaultyContender<E> {
             async move { contender.attempt().await }.boxed()
         };
         let answer = faulty.send(Verb::Attempt, carry).await;
+        self.told &= answer.is_err();
         match answer {
             Ok(Attempt::Granted(mut grant)) if misnamed => {
                 grant.claim = ClaimId::from_bits(!grant.claim.bits());
@@ -283,6 +287,7 @@ impl<E: Engine + Clone> Contender for FaultyContender<E> {
                 tokio::time::sleep(late).await;
                 wake
             }
+            _ if self.told => Ok(Wake::LookAgain),
             _ => self.ears.changed().await,
         }
     }
@@ -294,7 +299,9 @@ impl<E: Engine + Clone> Contender for FaultyContender<E> {
             let mut contender = faulty.engine.contend(claim.clone());
             async move { contender.renew().await }.boxed()
         };
-        faulty.send(Verb::Renew, carry).await
+        let answer = faulty.send(Verb::Renew, carry).await;
+        self.told &= answer.is_err();
+        answer
     }
 
     async fn restamp(&mut self) -> Result<Restamp, EngineError> {

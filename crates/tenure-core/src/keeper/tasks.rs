@@ -18,12 +18,14 @@ pub(super) async fn keep(hold: Arc<Hold>) {
     hold.adopted();
     let mut contender = hold.shared.engine.contend(hold.claim.clone());
     let mut renew_at = hold.renew_at();
+    let mut failed = false;
     while let Some(planned) = renew_at {
         let push = tokio::select! {
             biased;
             () = doom(&hold) => return,
             () = sleep_until(&hold.shared, planned) => true,
-            wake = contender.changed() => wake.is_ok(),
+            // What was told before a renewal that failed is told still: it must not make us spin.
+            wake = contender.changed(), if !failed => wake.is_ok(),
         };
         if !push {
             // Without pushes there is still the plan; and a broken push must not make us spin.
@@ -38,6 +40,7 @@ pub(super) async fn keep(hold: Arc<Hold>) {
             () = doom(&hold), if !flaw::planted(Flaw::NoTimerWhileRenewing) => return,
             renewed = renew(&hold, contender.as_mut(), planned) => renewed,
         };
+        failed = renewed.is_err();
         renew_at = match renewed {
             Ok(()) => hold.renew_at(),
             Err(retry_at) => retry_at,
