@@ -369,6 +369,22 @@ async fn c041_an_engine_that_never_answers_is_unreachable() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn c041_a_waiter_is_told_that_its_engine_has_gone() {
+    for fault in [Fault::Silence, Fault::LoseRequest, Fault::Refuse] {
+        let world = World::new();
+        let (one, two) = (world.client(), world.client());
+        let _holder = one.lock().acquire().await.unwrap();
+        let lock = two.lock();
+        let waiter = tokio::spawn(async move { lock.acquire().await });
+        sleep(TTL).await;
+        two.line.always(Verb::Attempt, fault.clone());
+        two.line.always(Verb::Changed, Fault::Silence);
+        let told = tokio::time::timeout(TTL * 4, waiter).await.expect("it is told");
+        assert!(told.unwrap().expect_err("nobody answers").is_unreachable());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn c103_a_lost_wake_is_bounded_by_the_keepers_own_look() {
     let world = World::new();
     let (one, two) = (world.client(), world.client());

@@ -7,7 +7,9 @@ use super::sleep_until;
 use crate::Claim;
 use crate::acquire::Wait;
 use crate::client::Shared;
-use crate::engine::{Attempt, DynContender, Effect, EngineError, Liveness, Renewal, Retry, Stray, Validity};
+use crate::engine::{
+    Attempt, DynContender, Effect, EngineError, EngineErrorKind, Liveness, Renewal, Retry, Stray, Validity,
+};
 use crate::event::What;
 use crate::flaw::{self, Flaw};
 use crate::hold::{Extended, Hold, LossCause, cause_of};
@@ -132,6 +134,11 @@ pub(super) async fn refresh(wait: Arc<Wait>) {
         biased;
         () = wait.over() => return,
         answer = contender.attempt() => answer,
+        // Nothing else looks after the place while this look hangs.
+        () = sleep_until(&shared, sent.after(wait.claim.ttl.duration())) => {
+            let message = "no answer within one TTL";
+            Err(EngineError::new(EngineErrorKind::Unreachable, Effect::Unknown, Retry::Worth, message))
+        }
     };
     match answer {
         Ok(Attempt::Waiting(waiting)) => {
@@ -154,6 +161,7 @@ pub(super) async fn refresh(wait: Arc<Wait>) {
                 under_way.answered();
             }
             wait.plan_refresh();
+            wait.unreachable();
         }
     }
 }
