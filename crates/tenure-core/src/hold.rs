@@ -339,10 +339,17 @@ impl Hold {
     }
 
     /// Gives the hold to the next guard of this process, with a token of its own. Returns the token of the guard
-    /// whose part is over, and how long it held.
-    pub(crate) fn pass(&self, tokens: TokenBlock, max_hold: Option<Duration>) -> (FencingToken, Duration) {
+    /// whose part is over, and how long it held; none when the hold has ended meanwhile.
+    pub(crate) fn pass(
+        &self,
+        tokens: TokenBlock,
+        max_hold: Option<Duration>,
+    ) -> Option<(FencingToken, Duration)> {
         let now = self.shared.clock.now();
         let mut state = self.state();
+        if !matches!(state.phase, Phase::Held) || state.overdue(now).is_some() {
+            return None;
+        }
         let past = (state.tokens.first, now.since(state.guard_since));
         state.tokens = tokens;
         state.passes += 1;
@@ -354,7 +361,7 @@ impl Hold {
         if changed {
             self.turned.notify_waiters();
         }
-        past
+        Some(past)
     }
 
     pub(crate) fn join_cohort(&self, membership: Membership) {

@@ -1,3 +1,5 @@
+//! By hand: its figures want a quiet machine and half a minute.
+//!
 //! Measures the engine beside a bare `flock`: the uncontended cycle, and the hand-off between two processes.
 //!
 //! `cargo run --release -p tenure-local --example measure [DIRECTORY]`

@@ -525,7 +525,8 @@ mod tests {
                 if let (Some((old, old_len)), true) = (current.long_body(), at != 0) {
                     prop_assert!(at >= old + old_len || at + len <= old);
                 }
-                current = Current { slot: 1 - current.slot, seq: current.seq + 1, body_at: at as u32, body_len: len as u32 };
+                let (slot, seq) = (1 - current.slot, current.seq + 1);
+                current = Current { slot, seq, body_at: at as u32, body_len: len as u32 };
             }
         }
     }

@@ -29,3 +29,8 @@ pub use tenure_core::{
     KeyError, Lock, LockAll, Loss, LossCause, Mode, Options, Outcome, OutcomeAll, Released, RwLock,
     Semaphore, Tenure, Ttl, TtlError,
 };
+
+/// The examples of the README, so that they are compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

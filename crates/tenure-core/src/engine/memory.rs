@@ -8,11 +8,10 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::ledger::{Expiry, Ledger, LimitDiffers, Terms, Told};
+use super::ledger::{Expiry, Ledger, Terms, Told};
 use super::signals::{Listener, Signals};
 use super::{
-    Attempt, Contender, Effect, Engine, EngineError, EngineErrorKind, Facts, Line, PlaceView, Renewal,
-    Restamp, Retry, Stray, Wake, Withdrawn,
+    Attempt, Contender, Engine, EngineError, Facts, Line, PlaceView, Renewal, Restamp, Stray, Wake, Withdrawn,
 };
 use crate::lease::{Clock, Moment, SystemClock};
 use crate::{Claim, ClaimId, FencingToken, Identity, IfBusy, Key};
@@ -184,12 +183,10 @@ impl Contender for MemoryContender {
             self.listen();
         }
         let claim = &self.claim;
-        self.shared.act(&claim.key, |ledger, terms| {
-            match ledger.attempt(claim, &claim.identity, terms, &mut always) {
-                Ok((attempt, told)) => (Ok(attempt), told),
-                Err(differs) => (Err(limit_mismatch(&claim.key, differs)), Vec::new()),
-            }
-        })
+        let attempt = self
+            .shared
+            .act(&claim.key, |ledger, terms| ledger.attempt(claim, &claim.identity, terms, &mut always));
+        attempt.map_err(|differs| differs.on(&claim.key))
     }
 
     async fn changed(&mut self) -> Result<Wake, EngineError> {
@@ -221,14 +218,4 @@ impl Contender for MemoryContender {
         let claim = &self.claim;
         Ok(self.shared.act(&claim.key, |ledger, terms| ledger.withdraw(claim, stray, terms, &mut always)))
     }
-}
-
-/// The error of a permit whose limit is not the agreed one.
-#[must_use]
-pub fn limit_mismatch(key: &Key, LimitDiffers { stored }: LimitDiffers) -> EngineError {
-    let kind = EngineErrorKind::LimitMismatch { stored };
-    let message = format!(
-        "{key:?} is in use with a limit of {stored}: ask for that limit, or wait until the line is empty"
-    );
-    EngineError::new(kind, Effect::None, Retry::Useless, message)
 }

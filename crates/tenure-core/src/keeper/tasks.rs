@@ -66,6 +66,7 @@ async fn doom(hold: &Hold) {
         let deadline = async {
             let Some((at, cause)) = hold.deadline() else { return std::future::pending().await };
             sleep_until(&hold.shared, at).await;
+            report_stall(hold, at);
             cause
         };
         tokio::select! {
@@ -85,6 +86,7 @@ async fn doom(hold: &Hold) {
 async fn renew(hold: &Hold, contender: &mut dyn DynContender, planned: Moment) -> Result<(), Option<Moment>> {
     let clock = &hold.shared.clock;
     let sent = clock.now();
+    report_stall(hold, planned);
     match contender.renew().await {
         Ok(Renewal::Renewed(validity)) => {
             let left = hold.until().map(|until| clock.now().until(until));
@@ -108,6 +110,15 @@ async fn renew(hold: &Hold, contender: &mut dyn DynContender, planned: Moment) -
             let pause = hold.lease().map_or(Duration::from_millis(100), |lease| lease.retry_delay());
             Err(Some(clock.now().after(hold.shared.jitter(pause))))
         }
+    }
+}
+
+/// Tells of a timer that was noticed too late by more than a third of a TTL.
+fn report_stall(hold: &Hold, planned: Moment) {
+    let now = hold.shared.clock.now();
+    let gap = if now.reached(planned) { now.since(planned) } else { Duration::ZERO };
+    if gap > hold.claim.ttl.duration() / 3 {
+        hold.emit(What::Stalled { gap });
     }
 }
 
