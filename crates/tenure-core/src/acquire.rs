@@ -9,22 +9,21 @@
 //! 2. Each attempt is stamped before it is sent, and its answer is judged by that stamp.
 //! 3. A wake is a hint: only a grant, or an attempt after the wake, makes a hold.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
-use crate::client::Shared;
 use crate::engine::{
     Attempt, DynContender, Effect, EngineError, EngineErrorKind, Gone, Grant, Retry, Validity, Waiting, Wake,
 };
 use crate::event::What;
 use crate::flaw::{self, Flaw};
 use crate::hold::Hold;
-use crate::keeper::{Alarm, Ticket};
+use crate::keeper::{Alarm, rings};
 use crate::lease::{Lease, Moment};
+use crate::shared::Shared;
 use crate::strays::Strays;
-use crate::{Claim, Error, ErrorKind, IfBusy};
+use crate::waiting::{News, Wait};
+use crate::{Claim, Error, ErrorKind, IfBusy, TokenSource, keeping, withdrawal};
 
 /// How often an attempt is made again because its grant came too late to be worth having.
 const LATE_GRANTS_MAX: u32 = 10;
@@ -74,7 +73,7 @@ impl Pending {
     /// Drives the claim until it holds, is given up, or fails. Dropped in between, it goes on where it was when it
     /// is driven again.
     pub(crate) async fn settle(&mut self, deadline: Option<Moment>) -> Result<Settled, Error> {
-        let alarm = deadline.map(|at| self.shared.keeper.alarm(&self.shared, at));
+        let alarm = deadline.map(|at| self.shared.keeper.alarm(at));
         let mut trouble = Trouble::default();
         let mut late = 0;
         let mut step = self.attempt().await;
@@ -155,7 +154,7 @@ impl Pending {
             () = rings(alarm) => return Step::GivesUp(wait.ahead()),
         };
         self.contender = Some(contender);
-        match wake.map(|wake| flaw::believe(wake, &self.claim)) {
+        match wake.map(|wake| believe(wake, &self.claim)) {
             Ok(Wake::LookAgain) => Step::LookAgain,
             Ok(Wake::Granted(grant)) => self.pushed(grant, &wait),
             Err(_) => {
@@ -181,7 +180,7 @@ impl Pending {
             Ok(hold) => {
                 // The offer stands only for the claim window: it must be confirmed at once.
                 hold.confirm_soon();
-                self.shared.keeper.adopt_at(self.shared.clock.now(), Arc::clone(&hold));
+                keeping::adopt_at(self.shared.clock.now(), &hold);
                 Step::Held(hold)
             }
             Err(error) => Step::Failed(error),
@@ -197,7 +196,7 @@ impl Pending {
         }
         match self.hold(grant, self.claim.quarantine, sent) {
             Ok(hold) => {
-                self.shared.keeper.adopt_soon(Arc::clone(&hold));
+                keeping::adopt_soon(&hold);
                 Step::Held(hold)
             }
             Err(error) => Step::Failed(error),
@@ -255,7 +254,7 @@ impl Pending {
     fn withdraw(&mut self) {
         self.end_wait();
         if std::mem::take(&mut self.sent) {
-            self.shared.keeper.withdraw(self.claim.clone(), self.strays.stray());
+            withdrawal::order(&self.shared, self.claim.clone(), self.strays.stray());
         }
     }
 
@@ -318,7 +317,7 @@ struct Trouble {
 
 /// Sleeps at the keeper until a moment, or until the deadline if that comes first.
 async fn sleep(shared: &Arc<Shared>, until: Moment, deadline: Option<&Alarm>) -> Paused {
-    let pause = shared.keeper.alarm(shared, until);
+    let pause = shared.keeper.alarm(until);
     tokio::select! {
         biased;
         () = rings(deadline) => Paused::TimedOut,
@@ -329,152 +328,18 @@ async fn sleep(shared: &Arc<Shared>, until: Moment, deadline: Option<&Alarm>) ->
 /// The error of an attempt that was not answered within one TTL: a later answer is worth nothing. Costs nothing while
 /// the answer is there at once.
 async fn no_answer(shared: &Arc<Shared>, claim: &Claim, sent: Moment) -> EngineError {
-    shared.keeper.alarm(shared, sent.after(claim.ttl.duration())).rings().await;
+    shared.keeper.alarm(sent.after(claim.ttl.duration())).rings().await;
     let message = format!("no answer within one TTL of {}", claim.ttl);
     EngineError::new(EngineErrorKind::Unreachable, Effect::Unknown, Retry::Useless, message)
 }
 
-async fn rings(alarm: Option<&Alarm>) {
-    match alarm {
-        Some(alarm) => alarm.rings().await,
-        None => std::future::pending().await,
+/// Passes a wake on, or, with [`Flaw::WakeWithoutRecheck`], takes it for a grant.
+fn believe(wake: Wake, claim: &Claim) -> Wake {
+    if !flaw::planted(Flaw::WakeWithoutRecheck) {
+        return wake;
     }
-}
-
-/// What the two lanes of a waiting claim share.
-pub(crate) struct Wait {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) claim: Claim,
-    pub(crate) strays: Strays,
-    state: Mutex<WaitState>,
-    /// Notified when there is news, and when the wait is over.
-    nudge: Notify,
-}
-
-struct WaitState {
-    news: Option<News>,
-    last_waiting: Moment,
-    waiting: Waiting,
-    over: bool,
-    ticket: Option<Ticket>,
-}
-
-impl WaitState {
-    /// The news. What decides the claim stays; that the keeper's look has failed is news only once.
-    fn take_news(&mut self) -> Option<News> {
-        match self.news {
-            Some(News::Unreachable) => self.news.take(),
-            news => news,
-        }
-    }
-}
-
-/// What the keeper's lane found.
-#[derive(Clone, Copy)]
-enum News {
-    Granted(Grant, Moment),
-    Gone(Gone),
-    /// Its look has failed: the caller's lane must look for itself, and say so if that goes on.
-    Unreachable,
-}
-
-impl Wait {
-    fn new(shared: Arc<Shared>, claim: Claim, strays: Strays, sent: Moment, waiting: Waiting) -> Self {
-        let state = WaitState { news: None, last_waiting: sent, waiting, over: false, ticket: None };
-        Self { shared, claim, strays, state: Mutex::new(state), nudge: Notify::new() }
-    }
-
-    fn state(&self) -> MutexGuard<'_, WaitState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn still_waiting(&self, sent: Moment, waiting: Waiting) {
-        let mut state = self.state();
-        if sent.reached(state.last_waiting) {
-            state.last_waiting = sent;
-            state.waiting = waiting;
-        }
-    }
-
-    pub(crate) fn granted(&self, grant: Grant, sent: Moment) {
-        self.state().news = Some(News::Granted(grant, sent));
-        self.nudge.notify_waiters();
-    }
-
-    pub(crate) fn gone(&self, gone: Gone) {
-        self.state().news = Some(News::Gone(gone));
-        self.nudge.notify_waiters();
-    }
-
-    pub(crate) fn unreachable(&self) {
-        self.state().news.get_or_insert(News::Unreachable);
-        self.nudge.notify_waiters();
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        self.state().over
-    }
-
-    /// Waits until nobody waits any more.
-    pub(crate) async fn over(&self) {
-        loop {
-            let nudge = self.nudge.notified();
-            if self.state().over {
-                return;
-            }
-            nudge.await;
-        }
-    }
-
-    /// Leaves the keeper a note for the next look: when the engine wants one, and when a deadline ahead has passed.
-    pub(crate) fn plan_refresh(self: &Arc<Self>) {
-        let now = self.shared.clock.now();
-        let every = self.shared.facts.refresh_every;
-        let in_time = match self.state().waiting.look_in {
-            // A little later than the deadline itself, or the look would come too early.
-            Some(look_in) => every.min(look_in + Duration::from_millis(1)),
-            None => every,
-        };
-        let ticket = self.shared.keeper.refresh_at(now.after(in_time), Arc::clone(self));
-        let mut state = self.state();
-        let stale = state.ticket.replace(ticket);
-        let over = state.over;
-        drop(state);
-        let stale = if over { Some(ticket) } else { stale };
-        if let Some(stale) = stale {
-            self.shared.keeper.forget(stale);
-        }
-    }
-
-    fn finish(&self) {
-        let ticket = {
-            let mut state = self.state();
-            state.over = true;
-            state.ticket.take()
-        };
-        if let Some(ticket) = ticket {
-            self.shared.keeper.forget(ticket);
-        }
-        self.nudge.notify_waiters();
-    }
-
-    /// When the last attempt was sent that was answered with Waiting, and the key's last token in that answer.
-    fn last_waiting(&self) -> (Moment, u64) {
-        let state = self.state();
-        (state.last_waiting, state.waiting.last_token)
-    }
-
-    fn ahead(&self) -> usize {
-        self.state().waiting.ahead
-    }
-
-    async fn news(&self) -> News {
-        loop {
-            let nudge = self.nudge.notified();
-            if let Some(news) = self.state().take_news() {
-                return news;
-            }
-            nudge.await;
-        }
-    }
+    let Some(tokens) = (TokenSource { last: 0, clock_micros: 1, floor: claim.floor }).next(0) else {
+        return wake;
+    };
+    Wake::Granted(Grant { claim: claim.id, tokens, slot: 0, validity: Validity::Lease(claim.term()) })
 }

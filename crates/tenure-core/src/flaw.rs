@@ -3,9 +3,6 @@
 //! A proof that has never failed proves nothing. Each flaw is one that real lock libraries have shipped. Without the
 //! feature `planted-flaws` nothing can be planted, at compile time, and the flaws are not in the program.
 
-use crate::engine::{Grant, Validity, Wake};
-use crate::{Claim, TokenSource};
-
 /// A rule that can be broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "a test that goes through all of them must know all of them")]
@@ -32,17 +29,6 @@ pub enum Flaw {
 #[inline(always)]
 pub(crate) const fn planted(_flaw: Flaw) -> bool {
     false
-}
-
-/// Passes a wake on, or, with [`Flaw::WakeWithoutRecheck`], takes it for a grant.
-pub(crate) fn believe(wake: Wake, claim: &Claim) -> Wake {
-    if !planted(Flaw::WakeWithoutRecheck) {
-        return wake;
-    }
-    let Some(tokens) = (TokenSource { last: 0, clock_micros: 1, floor: claim.floor }).next(0) else {
-        return wake;
-    };
-    Wake::Granted(Grant { claim: claim.id, tokens, slot: 0, validity: Validity::Lease(claim.term()) })
 }
 
 #[cfg(feature = "planted-flaws")]

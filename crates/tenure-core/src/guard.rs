@@ -3,15 +3,13 @@
 //! A guard cannot be cloned, and a release consumes it: the guard is the ownership, whatever thread or task it is on.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::engine::Withdrawn;
 use crate::event::{Via, What};
-use crate::handover::{self, Passed};
-use crate::hold::{Hold, Loss, LossCause, cause_of};
-use crate::lease::Moment;
-use crate::{ClaimId, Error, FencingToken, Key};
+use crate::handover::Grip;
+use crate::hold::Hold;
+use crate::keeper::rings;
+use crate::{ClaimId, Error, FencingToken, Key, Loss, LossCause, Released};
 
 /// The part of `until` that [`Guard::run`] leaves unused, so that dropping the work takes place inside the lease.
 const GRACE_SHARE: u32 = 20;
@@ -29,56 +27,33 @@ const GRACE_MAX: Duration = Duration::from_millis(100);
 /// and says whether the hold was still yours.
 #[must_use = "a guard that is dropped at once gives the lock up at once"]
 pub struct Guard {
-    hold: Arc<Hold>,
-    token: FencingToken,
-    via: Via,
-    armed: bool,
-}
-
-/// What a release found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums, reason = "it was yours or it was not")]
-pub enum Released {
-    /// The hold was yours until the release.
-    Cleanly,
-    /// The hold had been lost before. What was done since then may have overlapped with another holder.
-    AlreadyLost(Loss),
+    grip: Grip,
 }
 
 impl Guard {
-    pub(crate) fn new(hold: Arc<Hold>, max_hold: Option<Duration>, via: Via) -> Self {
-        if max_hold.is_some() {
-            hold.set_max_hold(max_hold);
+    pub(crate) fn new(grip: Grip, max_hold: Option<Duration>, waited: Duration) -> Self {
+        let via = match grip.passed {
+            Some(passed) => Via::Handover { gap: grip.hold.shared.clock.now().since(passed) },
+            None => Via::Engine,
+        };
+        // With a hold that was passed on comes the longest hold of its new guard.
+        if via == Via::Engine && max_hold.is_some() {
+            grip.hold.set_max_hold(max_hold);
         }
-        Self { token: hold.token(), hold, via, armed: true }
-    }
-
-    /// A guard for a hold that was passed on at `passed`.
-    pub(crate) fn passed(hold: Arc<Hold>, passed: Moment) -> Self {
-        let mut guard = Self { token: hold.token(), hold, via: Via::Engine, armed: true };
-        guard.via = Via::Handover { gap: guard.hold.shared.clock.now().since(passed) };
-        guard
-    }
-
-    /// Forgets the guard without giving up the hold.
-    pub(crate) fn disarm(mut self) {
-        self.armed = false;
-    }
-
-    pub(crate) fn announce(&self, waited: Duration) {
-        self.hold.emit(What::Granted { token: self.token, waited, via: self.via });
+        grip.hold.emit(What::Granted { token: grip.token, waited, via });
+        Self { grip }
     }
 
     /// The key that is held.
     #[must_use]
     pub fn key(&self) -> &Key {
-        &self.hold.claim.key
+        &self.hold().claim.key
     }
 
     /// The name of the claim, as operators see it.
     #[must_use]
     pub fn claim(&self) -> ClaimId {
-        self.hold.claim.id
+        self.hold().claim.id
     }
 
     /// The fencing token of this hold.
@@ -87,13 +62,13 @@ impl Guard {
     /// Higher than the token of every hold of the key before it.
     #[must_use]
     pub fn token(&self) -> FencingToken {
-        self.token
+        self.grip.token
     }
 
     /// Which permit this is, from zero; zero for locks without permits. Fence permits per slot.
     #[must_use]
     pub fn slot(&self) -> u32 {
-        self.hold.slot
+        self.hold().slot
     }
 
     /// Whether the hold stands, judged by this machine's clocks. Does no I/O.
@@ -107,14 +82,14 @@ impl Guard {
     /// # Errors
     /// The [`Loss`], if the hold has ended.
     pub fn check(&self) -> Result<(), Loss> {
-        self.hold.check()
+        self.hold().check()
     }
 
     /// How long the hold lasts unless it is renewed; none when it lasts as long as this process.
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
-        let until = self.hold.until()?;
-        Some(if self.is_held() { self.hold.shared.clock.now().until(until) } else { Duration::ZERO })
+        let until = self.hold().until()?;
+        Some(if self.is_held() { self.hold().shared.clock.now().until(until) } else { Duration::ZERO })
     }
 
     /// Until when the hold lasts unless it is renewed; none when it lasts as long as this process.
@@ -132,7 +107,7 @@ impl Guard {
     /// # Cancel safety
     /// Safe: a loss is final, and is reported to whoever asks later.
     pub async fn lost(&self) -> Loss {
-        self.hold.lost().await
+        self.hold().lost().await
     }
 
     /// Asks the engine now whether the hold stands; good after a pause, when nobody could be told of a loss.
@@ -147,17 +122,17 @@ impl Guard {
         if let Err(loss) = self.check() {
             return Ok(Err(loss));
         }
-        let (shared, claim) = (&self.hold.shared, &self.hold.claim);
+        let (shared, claim) = (&self.hold().shared, &self.hold().claim);
         let sent = shared.clock.now();
         let renewal = shared.engine.contend(claim.clone()).renew().await;
         match renewal
             .map_err(|error| Error::of_engine(shared.facts.engine, "verify", Some(&claim.key), error))?
         {
             Renewal::Renewed(validity) => {
-                self.hold.extend(sent, validity);
+                self.hold().extend(sent, validity);
             }
             Renewal::Gone(gone) => {
-                self.hold.lose(cause_of(gone));
+                self.hold().lose(gone.into());
             }
         }
         Ok(self.check())
@@ -173,32 +148,26 @@ impl Guard {
     pub async fn run<F: Future>(&self, work: F) -> Result<F::Output, Loss> {
         let mut work = std::pin::pin!(work);
         loop {
-            let deadline = self.hold.deadline();
+            let deadline = self.hold().deadline();
             let alarm = deadline.map(|(at, cause)| {
-                let shared = &self.hold.shared;
+                let shared = &self.hold().shared;
                 let grace = match cause {
-                    LossCause::Expired => (self.hold.claim.ttl.duration() / GRACE_SHARE).min(GRACE_MAX),
+                    LossCause::Expired => (self.hold().claim.ttl.duration() / GRACE_SHARE).min(GRACE_MAX),
                     // Nobody else is let in at the end of the longest hold.
                     _ => Duration::ZERO,
                 };
                 let now = shared.clock.now();
-                shared.keeper.alarm(shared, now.after(now.until(at).saturating_sub(grace)))
+                shared.keeper.alarm(now.after(now.until(at).saturating_sub(grace)))
             });
-            let bell = async {
-                match &alarm {
-                    Some(alarm) => alarm.rings().await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 biased;
-                loss = self.hold.lost() => return Err(loss),
+                loss = self.hold().lost() => return Err(loss),
                 done = &mut work => return Ok(done),
-                () = bell => {
-                    if self.hold.deadline() == deadline
+                () = rings(alarm.as_ref()) => {
+                    if self.hold().deadline() == deadline
                         && let Some((_, cause)) = deadline
                     {
-                        self.hold.lose(cause);
+                        self.hold().lose(cause);
                     }
                 }
             }
@@ -212,83 +181,12 @@ impl Guard {
     ///
     /// # Cancel safety
     /// Safe: dropped in between, the keeper finishes the withdrawal.
-    pub async fn release(mut self) -> Result<Released, Error> {
-        match handover::pass(&self.hold) {
-            Passed::Yes => return Ok(self.passed_on()),
-            Passed::NeedsToken => {
-                let mut contender = self.hold.take_contender();
-                let passed = handover::pass_restamped(&self.hold, contender.as_mut()).await;
-                if passed == Passed::Yes {
-                    return Ok(self.passed_on());
-                }
-                self.hold.put_contender(contender);
-            }
-            Passed::No => {}
-        }
-        self.withdraw().await
+    pub async fn release(self) -> Result<Released, Error> {
+        self.grip.release().await
     }
 
-    fn passed_on(&mut self) -> Released {
-        self.armed = false;
-        Released::Cleanly
-    }
-
-    async fn withdraw(&mut self) -> Result<Released, Error> {
-        self.armed = false;
-        let hold = Arc::clone(&self.hold);
-        let mut undo = Undo { hold: &hold, armed: true };
-        let releasing = match hold.begin_release() {
-            Ok(releasing) => releasing,
-            Err(loss) => return Ok(Released::AlreadyLost(loss)),
-        };
-        hold.emit(What::Released { token: releasing.token, held: releasing.held });
-        let mut contender =
-            releasing.contender.unwrap_or_else(|| hold.shared.engine.contend(hold.claim.clone()));
-        let withdrawn = contender.withdraw(hold.strays.stray()).await;
-        match withdrawn {
-            Ok(withdrawn) => {
-                undo.armed = false;
-                hold.emit(What::Withdrawn);
-                Ok(match withdrawn {
-                    Withdrawn::Held => Released::Cleanly,
-                    Withdrawn::Waited | Withdrawn::Absent => {
-                        Released::AlreadyLost(hold.loss_of(LossCause::Denied))
-                    }
-                })
-            }
-            Err(error) => {
-                let engine = hold.shared.facts.engine;
-                Err(Error::of_engine(engine, "release", Some(&hold.claim.key), error))
-            }
-        }
-    }
-}
-
-/// Finishes a release that did not come to its end, and lets the next of the cohort in.
-struct Undo<'a> {
-    hold: &'a Hold,
-    armed: bool,
-}
-
-impl Drop for Undo<'_> {
-    fn drop(&mut self) {
-        if self.armed {
-            self.hold.order_withdrawal();
-        }
-        self.hold.leave_cohort();
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if !std::mem::take(&mut self.armed) || handover::pass(&self.hold) == Passed::Yes {
-            return;
-        }
-        if let Ok(releasing) = self.hold.begin_release() {
-            self.hold.emit(What::Released { token: releasing.token, held: releasing.held });
-        }
-        self.hold.order_withdrawal();
-        self.hold.leave_cohort();
+    fn hold(&self) -> &Hold {
+        &self.grip.hold
     }
 }
 
@@ -297,7 +195,7 @@ impl fmt::Debug for Guard {
         f.debug_struct("Guard")
             .field("key", self.key())
             .field("claim", &self.claim())
-            .field("token", &self.token)
+            .field("token", &self.token())
             .field("held", &self.is_held())
             .finish()
     }

@@ -5,74 +5,20 @@
 //! 2. A hold past `until` on either clock is not held, whether or not anybody has noticed.
 //! 3. Only an answer to a request that was sent while the hold was held extends it, and only if it comes in time.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use crate::client::Shared;
-use crate::engine::{DynContender, Gone, Grant, Validity};
+use crate::engine::{DynContender, Grant, Validity};
 use crate::event::What;
 use crate::flaw::{self, Flaw};
-use crate::handover::{Membership, Name};
 use crate::keeper::Ticket;
 use crate::lease::{Lease, Moment};
+use crate::shared::Shared;
 use crate::strays::Strays;
-use crate::{Claim, FencingToken, TokenBlock};
-
-/// Why a hold ended without a release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum LossCause {
-    /// Its lease ran out before a renewal was answered.
-    Expired,
-    /// The engine does not know the hold any more.
-    Denied,
-    /// An operator broke it.
-    Revoked,
-    /// It reached the longest time it was allowed to take.
-    MaxHold,
-}
-
-impl LossCause {
-    /// The cause in one word, for labels.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Expired => "expired",
-            Self::Denied => "denied",
-            Self::Revoked => "revoked",
-            Self::MaxHold => "max_hold",
-        }
-    }
-}
-
-/// A hold that ended without a release: somebody else may hold the key now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Loss {
-    /// Why.
-    pub cause: LossCause,
-    /// The token of the lost hold; a resource that checks tokens refuses it once a later one was used.
-    pub token: FencingToken,
-    key: crate::Key,
-}
-
-impl fmt::Display for Loss {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let why = match self.cause {
-            LossCause::Expired => "its lease ran out before a renewal was answered",
-            LossCause::Denied => "the engine does not know the hold any more",
-            LossCause::Revoked => "an operator broke it",
-            LossCause::MaxHold => "it reached its longest allowed time",
-        };
-        write!(f, "the hold of {:?} with token {} was lost: {why}", self.key, self.token)
-    }
-}
-
-impl std::error::Error for Loss {}
+use crate::{Claim, FencingToken, Loss, LossCause, TokenBlock, withdrawal};
 
 /// A granted claim.
 pub(crate) struct Hold {
@@ -103,8 +49,8 @@ struct State {
     /// The engine has only offered the hold; the first renewal confirms it.
     unconfirmed: bool,
     adoption: Option<Ticket>,
-    /// The right to hold for a cohort; given on when the hold ends.
-    membership: Option<Membership>,
+    /// What is given on when the hold ends, by dropping it.
+    estate: Option<Box<dyn Send>>,
 }
 
 enum Phase {
@@ -146,7 +92,7 @@ impl Hold {
             suspected: false,
             unconfirmed: false,
             adoption: None,
-            membership: None,
+            estate: None,
         };
         Self { claim, slot: grant.slot, strays, shared, state: Mutex::new(state), turned: Notify::new() }
     }
@@ -223,10 +169,10 @@ impl Hold {
         let loss = self.loss(&state, cause);
         state.phase = Phase::Lost(loss.clone());
         let held = self.shared.clock.now().since(state.guard_since);
-        let membership = state.membership.take();
+        let estate = state.estate.take();
         drop(state);
         self.turned.notify_waiters();
-        drop(membership);
+        drop(estate);
         self.emit(What::Lost { token: loss.token, cause, held });
         Some(loss)
     }
@@ -364,22 +310,19 @@ impl Hold {
         Some(past)
     }
 
-    pub(crate) fn join_cohort(&self, membership: Membership) {
-        self.state().membership = Some(membership);
+    /// Leaves something to the hold that is dropped when it ends, however it ends.
+    pub(crate) fn bequeath(&self, estate: impl Send + 'static) {
+        self.state().estate = Some(Box::new(estate));
     }
 
-    pub(crate) fn cohort(&self) -> Option<Name> {
-        self.state().membership.as_ref().map(|membership| membership.name().clone())
-    }
-
-    /// Gives the right to hold for the cohort to the next.
-    pub(crate) fn leave_cohort(&self) {
-        let membership = self.state().membership.take();
-        drop(membership);
+    /// Drops what was left to the hold.
+    pub(crate) fn settle_estate(&self) {
+        let estate = self.state().estate.take();
+        drop(estate);
     }
 
     pub(crate) fn order_withdrawal(&self) {
-        self.shared.keeper.withdraw(self.claim.clone(), self.strays.stray());
+        withdrawal::order(&self.shared, self.claim.clone(), self.strays.stray());
     }
 
     pub(crate) fn take_contender(&self) -> Box<dyn DynContender> {
@@ -396,7 +339,7 @@ impl Hold {
     }
 
     fn loss(&self, state: &State, cause: LossCause) -> Loss {
-        Loss { cause, token: state.tokens.first, key: self.claim.key.clone() }
+        Loss::new(cause, state.tokens.first, self.claim.key.clone())
     }
 }
 
@@ -442,13 +385,5 @@ fn lease_of(quarantine: Duration, sent: Moment, validity: Validity) -> Option<Le
     match validity {
         Validity::Lease(granted) => Some(Lease::new(sent, granted.saturating_sub(quarantine))),
         Validity::Lifetime => None,
-    }
-}
-
-/// Why a claim that is gone was lost.
-pub(crate) fn cause_of(gone: Gone) -> LossCause {
-    match gone {
-        Gone::Evicted => LossCause::Revoked,
-        Gone::Withdrawn | Gone::Absent => LossCause::Denied,
     }
 }

@@ -5,13 +5,11 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::acquire::{Pending, Settled};
-use crate::client::Shared;
-use crate::event::Via;
+use crate::client::Client;
 use crate::guard::Guard;
-use crate::handover::{self, Entered, Fairness};
-use crate::keeper::Keeper;
-use crate::{Claim, Error, ErrorKind, IfBusy, Key, KeyError, Mode, Tenure, Ttl, TtlError};
+use crate::handover::{self, Entered};
+use crate::wish::{Fairness, Wish};
+use crate::{Error, ErrorKind, IfBusy, Key, KeyError, Mode, Ttl, TtlError};
 
 /// A key, the mode in which to hold it, and on which terms.
 ///
@@ -20,7 +18,7 @@ use crate::{Claim, Error, ErrorKind, IfBusy, Key, KeyError, Mode, Tenure, Ttl, T
 #[derive(Clone)]
 #[must_use = "a lock does nothing until it is acquired"]
 pub struct Lock {
-    tenure: Tenure,
+    client: Arc<Client>,
     key: Result<Key, KeyError>,
     mode: Result<Mode, ZeroLimit>,
     ttl: Result<Ttl, TtlError>,
@@ -70,39 +68,14 @@ impl Outcome {
     }
 }
 
-/// A wish whose parts have been checked.
-pub(crate) struct Wish {
-    pub(crate) key: Key,
-    pub(crate) mode: Mode,
-    pub(crate) ttl: Ttl,
-    pub(crate) quarantine: Duration,
-    pub(crate) max_hold: Option<Duration>,
-}
-
-impl Wish {
-    pub(crate) fn claim(&self, shared: &Shared, if_busy: IfBusy) -> Claim {
-        Claim {
-            key: self.key.clone(),
-            id: shared.new_claim_id(),
-            mode: self.mode,
-            ttl: self.ttl,
-            quarantine: self.quarantine,
-            if_busy,
-            spare_tokens: 0,
-            floor: shared.floor(),
-            identity: Arc::clone(&shared.identity),
-        }
-    }
-}
-
 impl Lock {
-    pub(crate) fn exclusive(tenure: Tenure, name: &str) -> Self {
-        Self::new(tenure, name, Ok(Mode::Exclusive))
+    pub(crate) fn exclusive(client: &Arc<Client>, name: &str) -> Self {
+        Self::new(client, name, Ok(Mode::Exclusive))
     }
 
-    fn new(tenure: Tenure, name: &str, mode: Result<Mode, ZeroLimit>) -> Self {
+    fn new(client: &Arc<Client>, name: &str, mode: Result<Mode, ZeroLimit>) -> Self {
         Self {
-            tenure,
+            client: Arc::clone(client),
             key: Key::new(name),
             mode,
             ttl: Ok(Ttl::default()),
@@ -189,25 +162,14 @@ impl Lock {
 
     async fn settle(&self, if_busy: IfBusy, patience: Option<Duration>) -> Result<Outcome, Error> {
         let wish = self.wish()?;
-        let shared = self.tenure.shared();
-        Keeper::start(shared)?;
+        let shared = &self.client.shared;
+        shared.keeper.start()?;
         let since = shared.clock.now();
         let deadline = patience.map(|patience| since.after(patience));
-        let entered = if wish.mode == Mode::Exclusive && self.fairness == Fairness::Handover {
-            handover::acquire(shared, &wish, if_busy, deadline).await?
-        } else {
-            let mut pending = Pending::new(Arc::clone(shared), wish.claim(shared, if_busy));
-            match pending.settle(deadline).await? {
-                Settled::Held(hold) => Entered::Guard(Guard::new(hold, wish.max_hold, Via::Engine)),
-                Settled::GaveUp(ahead) => Entered::GaveUp(ahead),
-            }
-        };
+        let entered = handover::acquire(&self.client, &wish, if_busy, deadline).await?;
         let waited = shared.clock.now().since(since);
         Ok(match entered {
-            Entered::Guard(guard) => {
-                guard.announce(waited);
-                Outcome::Acquired(guard)
-            }
+            Entered::Holds(grip) => Outcome::Acquired(Guard::new(grip, wish.max_hold, waited)),
             Entered::GaveUp(ahead) => {
                 shared.emit_gave_up(&wish.key, waited);
                 Outcome::Busy(Busy { ahead, waited })
@@ -233,8 +195,8 @@ impl Lock {
         if let Some(max_hold) = self.max_hold.filter(|max| max.is_zero()) {
             return Err(bound("the longest hold", max_hold));
         }
-        let (quarantine, max_hold) = (self.quarantine, self.max_hold);
-        Ok(Wish { key, mode, ttl: self.ttl?, quarantine, max_hold })
+        let (quarantine, max_hold, fairness) = (self.quarantine, self.max_hold, self.fairness);
+        Ok(Wish { key, mode, ttl: self.ttl?, quarantine, max_hold, fairness })
     }
 }
 
@@ -253,24 +215,24 @@ impl fmt::Debug for Lock {
 #[derive(Clone, Debug)]
 #[must_use = "a lock does nothing until it is acquired"]
 pub struct RwLock {
-    tenure: Tenure,
+    client: Arc<Client>,
     name: String,
 }
 
 impl RwLock {
-    pub(crate) fn new(tenure: Tenure, name: &str) -> Self {
-        Self { tenure, name: name.to_owned() }
+    pub(crate) fn new(client: &Arc<Client>, name: &str) -> Self {
+        Self { client: Arc::clone(client), name: name.to_owned() }
     }
 
     /// The lock of a reader: together with other readers.
     pub fn read(&self) -> Lock {
-        Lock::new(self.tenure.clone(), &self.name, Ok(Mode::Shared))
+        Lock::new(&self.client, &self.name, Ok(Mode::Shared))
     }
 
     /// The lock of a writer: alone. There is no upgrade from reader to writer: two that tried would wait for each
     /// other.
     pub fn write(&self) -> Lock {
-        Lock::new(self.tenure.clone(), &self.name, Ok(Mode::Exclusive))
+        Lock::new(&self.client, &self.name, Ok(Mode::Exclusive))
     }
 }
 
@@ -285,9 +247,9 @@ pub struct Semaphore {
 }
 
 impl Semaphore {
-    pub(crate) fn new(tenure: Tenure, name: &str, limit: u32) -> Self {
+    pub(crate) fn new(client: &Arc<Client>, name: &str, limit: u32) -> Self {
         let mode = NonZeroU32::new(limit).map(|limit| Mode::Permit { limit }).ok_or(ZeroLimit);
-        Self { lock: Lock::new(tenure, name, mode) }
+        Self { lock: Lock::new(client, name, mode) }
     }
 
     /// The terms of a permit, as for any lock.

@@ -4,20 +4,22 @@
 //! each other; what was taken is given back if the rest cannot be had.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::select_all;
 
-use crate::guard::{Guard, Released};
+use crate::client::Client;
+use crate::guard::Guard;
 use crate::lock::{Busy, Lock, Outcome};
-use crate::{Error, Loss, Tenure};
+use crate::{Error, Loss, Released};
 
 /// Several exclusive locks, to be held together.
 #[derive(Clone, Debug)]
 #[must_use = "locks do nothing until they are acquired"]
 pub struct LockAll {
     locks: Vec<Lock>,
-    tenure: Tenure,
+    client: Arc<Client>,
 }
 
 /// What a limited attempt at several locks found.
@@ -32,10 +34,11 @@ pub enum OutcomeAll {
 }
 
 impl LockAll {
-    pub(crate) fn new<K: AsRef<str>>(tenure: Tenure, keys: impl IntoIterator<Item = K>) -> Self {
+    pub(crate) fn new<K: AsRef<str>>(client: &Arc<Client>, keys: impl IntoIterator<Item = K>) -> Self {
         // Sorted, and each once: a name given twice would wait for itself.
         let names: BTreeSet<_> = keys.into_iter().map(|key| key.as_ref().to_owned()).collect();
-        Self { locks: names.iter().map(|name| tenure.lock(name)).collect(), tenure }
+        let locks = names.iter().map(|name| Lock::exclusive(client, name)).collect();
+        Self { locks, client: Arc::clone(client) }
     }
 
     /// The terms of each lock; see [`Lock`].
@@ -78,7 +81,7 @@ impl LockAll {
     /// # Cancel safety
     /// As [`LockAll::acquire`].
     pub async fn wait_for(&self, patience: Duration) -> Result<OutcomeAll, Error> {
-        let clock = &self.tenure.shared().clock;
+        let clock = &self.client.shared.clock;
         let deadline = clock.now().after(patience);
         let mut guards = Guards::default();
         for lock in &self.locks {

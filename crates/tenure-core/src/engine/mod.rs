@@ -19,6 +19,9 @@
 //! 7. [`Effect::None`] only when it is certain that nothing was applied.
 //! 8. Expiry is judged by the engine's clock. No client's wall clock is stored or compared in shared state.
 //!
+//! Every verb is cancel-safe: dropping its future leaves it unknown whether it was applied, and the contender can be
+//! asked again. The keeper does not wait for an answer longer than it is worth having.
+//!
 //! Two contenders for the same claim may exist at once, one on the caller's lane and one on the keeper's; verbs name
 //! the claim, so the two need no order between them.
 

@@ -1,22 +1,53 @@
-//! What the keeper does for one claim: keep a hold, refresh a place, withdraw.
+//! Keeping a hold: renewals in time, and a loss told in time even when a renewal hangs.
+//!
+//! # Invariants
+//! 1. A hold is adopted before its first renewal is due, and so before its lease can end.
+//! 2. Its deadlines are watched on a timer apart from any request.
+//! 3. If keeping it fails, even by a panic in an engine, the hold is lost: nobody renews it any more.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::sleep_until;
-use crate::Claim;
-use crate::acquire::Wait;
-use crate::client::Shared;
-use crate::engine::{
-    Attempt, DynContender, Effect, EngineError, EngineErrorKind, Liveness, Renewal, Retry, Stray, Validity,
-};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use crate::LossCause;
+use crate::engine::{DynContender, Effect, EngineError, EngineErrorKind, Renewal, Retry, Validity};
 use crate::event::What;
 use crate::flaw::{self, Flaw};
-use crate::hold::{Extended, Hold, LossCause, cause_of};
+use crate::hold::{Extended, Hold};
+use crate::keeper::{ADOPT_AFTER, Due};
 use crate::lease::Moment;
 
+/// Leaves the note that the hold is to be kept from `at` on.
+pub(crate) fn adopt_at(at: Moment, hold: &Arc<Hold>) {
+    let ticket = hold.shared.keeper.note(at, Arc::clone(hold) as _);
+    hold.set_adoption(ticket);
+}
+
+/// Leaves the note that the hold is to be kept: shortly after its grant, and before anything is due.
+pub(crate) fn adopt_soon(hold: &Arc<Hold>) {
+    let latest = hold.shared.clock.now().after(ADOPT_AFTER);
+    let at = hold.renew_at().map_or(latest, |renew| renew.earliest(latest));
+    let at = hold.deadline().map_or(at, |(deadline, _)| deadline.earliest(at));
+    adopt_at(at, hold);
+}
+
+impl Due for Hold {
+    fn task(self: Arc<Self>) -> Option<BoxFuture<'static, ()>> {
+        Some(keep(self).boxed())
+    }
+}
+
+async fn keep(hold: Arc<Hold>) {
+    if AssertUnwindSafe(keep_alive(Arc::clone(&hold))).catch_unwind().await.is_err() {
+        hold.lose(LossCause::Denied);
+    }
+}
+
 /// Keeps a hold until it has ended: renews it in time, and tells its loss in time even when a renewal hangs.
-pub(super) async fn keep(hold: Arc<Hold>) {
+async fn keep_alive(hold: Arc<Hold>) {
     hold.adopted();
     let mut contender = hold.shared.engine.contend(hold.claim.clone());
     let mut renew_at = hold.renew_at();
@@ -25,7 +56,7 @@ pub(super) async fn keep(hold: Arc<Hold>) {
         let push = tokio::select! {
             biased;
             () = doom(&hold) => return,
-            () = sleep_until(&hold.shared, planned) => true,
+            () = hold.shared.keeper.sleep_until(planned) => true,
             // What was told before a renewal that failed is told still: it must not make us spin.
             wake = contender.changed(), if !failed => wake.is_ok(),
         };
@@ -34,7 +65,7 @@ pub(super) async fn keep(hold: Arc<Hold>) {
             tokio::select! {
                 biased;
                 () = doom(&hold) => return,
-                () = sleep_until(&hold.shared, planned) => {}
+                () = hold.shared.keeper.sleep_until(planned) => {}
             }
         }
         let renewed = tokio::select! {
@@ -56,7 +87,7 @@ async fn doom(hold: &Hold) {
         let turned = hold.turned();
         let suspect = async {
             let Some(lease) = hold.lease() else { return std::future::pending().await };
-            sleep_until(&hold.shared, lease.suspect_at()).await;
+            hold.shared.keeper.sleep_until(lease.suspect_at()).await;
             if hold.suspect() {
                 let left = hold.shared.clock.now().until(lease.until());
                 hold.emit(What::Suspect { left });
@@ -65,7 +96,7 @@ async fn doom(hold: &Hold) {
         };
         let deadline = async {
             let Some((at, cause)) = hold.deadline() else { return std::future::pending().await };
-            sleep_until(&hold.shared, at).await;
+            hold.shared.keeper.sleep_until(at).await;
             report_stall(hold, at);
             cause
         };
@@ -87,7 +118,17 @@ async fn renew(hold: &Hold, contender: &mut dyn DynContender, planned: Moment) -
     let clock = &hold.shared.clock;
     let sent = clock.now();
     report_stall(hold, planned);
-    match contender.renew().await {
+    // A request that hangs must not use up the time in which another could succeed.
+    let patience = hold.shared.keeper.sleep_until(sent.after(hold.claim.ttl.duration() / 3));
+    let renewal = tokio::select! {
+        biased;
+        renewal = contender.renew() => renewal,
+        () = patience, if !flaw::planted(Flaw::NoTimerWhileRenewing) => {
+            let message = "no answer within a third of the TTL";
+            Err(EngineError::new(EngineErrorKind::Unreachable, Effect::Unknown, Retry::Worth, message))
+        }
+    };
+    match renewal {
         Ok(Renewal::Renewed(validity)) => {
             let left = hold.until().map(|until| clock.now().until(until));
             match hold.extend(sent, validity) {
@@ -102,7 +143,7 @@ async fn renew(hold: &Hold, contender: &mut dyn DynContender, planned: Moment) -
             }
         }
         Ok(Renewal::Gone(gone)) => {
-            hold.lose(cause_of(gone));
+            hold.lose(gone.into());
             Err(None)
         }
         Err(error) => {
@@ -130,88 +171,4 @@ fn report_renewal(hold: &Hold, sent: Moment, planned: Moment, left: Option<Durat
     {
         hold.emit(What::NearMiss { left });
     }
-}
-
-/// Keeps a waiting place alive with one attempt on the keeper's lane, and plans the next.
-pub(super) async fn refresh(wait: Arc<Wait>) {
-    let shared = Arc::clone(&wait.shared);
-    if wait.is_over() {
-        return;
-    }
-    let mut contender = shared.engine.contend(wait.claim.clone());
-    let sent = shared.clock.now();
-    let under_way = wait.strays.sent();
-    let answer = tokio::select! {
-        biased;
-        () = wait.over() => return,
-        answer = contender.attempt() => answer,
-        // Nothing else looks after the place while this look hangs.
-        () = sleep_until(&shared, sent.after(wait.claim.ttl.duration())) => {
-            let message = "no answer within one TTL";
-            Err(EngineError::new(EngineErrorKind::Unreachable, Effect::Unknown, Retry::Worth, message))
-        }
-    };
-    match answer {
-        Ok(Attempt::Waiting(waiting)) => {
-            under_way.answered();
-            wait.still_waiting(sent, waiting);
-            wait.plan_refresh();
-        }
-        Ok(Attempt::Granted(grant)) => {
-            under_way.answered();
-            wait.granted(grant, sent);
-        }
-        Ok(Attempt::Gone(gone)) => {
-            under_way.answered();
-            wait.gone(gone);
-        }
-        // A claim that wants to wait is not told that the key is busy.
-        Ok(Attempt::Busy(_)) => under_way.answered(),
-        Err(error) => {
-            if error.effect() == Effect::None {
-                under_way.answered();
-            }
-            wait.plan_refresh();
-            wait.unreachable();
-        }
-    }
-}
-
-/// Takes a claim out of the line, however often that must be tried.
-pub(super) async fn withdraw(shared: Arc<Shared>, claim: Claim, stray: Stray) {
-    let _done = Done(&shared);
-    let mut contender = shared.engine.contend(claim.clone());
-    let begun = shared.clock.now();
-    let mut pause = Duration::from_millis(5);
-    loop {
-        let error = match contender.withdraw(stray).await {
-            Ok(_) => {
-                shared.emit(&claim, What::Withdrawn);
-                return;
-            }
-            Err(error) => error,
-        };
-        let retrying = worth_another(&shared, &claim, begun, &error);
-        shared.emit(&claim, What::WithdrawFailed { error: error.to_string(), retrying });
-        if !retrying {
-            return;
-        }
-        sleep_until(&shared, shared.clock.now().after(shared.jitter(pause))).await;
-        pause = (pause * 2).min(Duration::from_secs(1));
-    }
-}
-
-/// Counts a withdrawal as done however it ends, so that a shutdown does not wait for ever.
-struct Done<'a>(&'a Shared);
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.keeper.withdrawn();
-    }
-}
-
-/// A lease ends by itself after one term. Where only our own life keeps the place, there is no limit but that life.
-fn worth_another(shared: &Shared, claim: &Claim, begun: Moment, error: &EngineError) -> bool {
-    let expired = shared.clock.now().since(begun) > claim.term();
-    error.retry() == Retry::Worth && !(shared.facts.liveness == Liveness::Lease && expired)
 }
