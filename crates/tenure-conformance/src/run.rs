@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Completion, Trial};
-use tenure_core::engine::{Engine, Facts};
+use tenure_core::engine::Engine;
 
 use crate::cases::{self, Case};
 use crate::site::Site;
@@ -35,7 +35,7 @@ where
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
     let open = Arc::new(open);
-    let planned = plan::<S>(&runtime().block_on(facts_and_skips(name, open.as_ref())));
+    let planned = runtime().block_on(plan::<S, F>(name, open.as_ref()));
     if let Err(complaint) = check_skips(name, &planned) {
         eprintln!("{complaint}");
         return ExitCode::FAILURE;
@@ -44,27 +44,19 @@ where
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// What decides which trials apply.
-struct Skips {
-    facts: Facts,
-    reason: Box<dyn Fn(cases::Need, &Facts) -> Option<String>>,
-}
-
-async fn facts_and_skips<S: Site, F: Future<Output = S>>(name: &str, open: &impl Fn() -> F) -> Skips {
+/// Each trial, with the reason if it is to be skipped.
+async fn plan<S: Site, F: Future<Output = S>>(
+    name: &str,
+    open: &impl Fn() -> F,
+) -> Vec<(Case<S>, Option<String>)> {
     let site = open().await;
     let facts = Engine::facts(&site.client().await);
     assert_eq!(facts.engine, name, "the suite was asked to run {name} and was given {}", facts.engine);
-    Skips { facts, reason: Box::new(move |need, facts| need.unmet(facts, &site)) }
-}
-
-fn plan<S: Site>(skips: &Skips) -> Vec<(Case<S>, Option<String>)> {
-    let skip = |case: &Case<S>| case.needs.iter().find_map(|need| (skips.reason)(*need, &skips.facts));
-    let cases = cases::all::<S>();
     let planned = |case: Case<S>| {
-        let why = skip(&case);
+        let why = case.needs.iter().find_map(|need| need.unmet(&facts, &site));
         (case, why)
     };
-    cases.into_iter().map(planned).collect()
+    cases::all::<S>().into_iter().map(planned).collect()
 }
 
 fn trial<S, F>(
