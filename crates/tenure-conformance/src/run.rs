@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use libtest_mimic::{Arguments, Completion, Trial};
 use tenure_core::engine::Engine;
 
+use crate::MemorySite;
 use crate::cases::{self, Case};
 use crate::site::Site;
-use crate::stage::Stage;
+use crate::stage::{self, Stage};
 
 /// How long a trial may take, on however busy a machine.
 const TRIAL_LIMIT: Duration = Duration::from_secs(120);
@@ -84,6 +87,28 @@ where
         // Whatever still blocks one of its threads must not block the suite.
         runtime.shutdown_background();
         Ok(Completion::Completed)
+    })
+}
+
+/// Runs one trial against the reference engine, on this thread alone, and says how it failed. For tests of the suite
+/// itself: a flaw is planted in one thread.
+///
+/// # Errors
+/// What the trial complained of.
+///
+/// # Panics
+/// When there is no such trial.
+pub fn try_on_memory(trial: &str) -> Result<(), String> {
+    let case = cases::all::<MemorySite>().into_iter().find(|case| case.name == trial);
+    let case = case.expect("a trial of the catalogue");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let trial = AssertUnwindSafe(async {
+        let stage = Stage::new(case.name, MemorySite::default()).await;
+        (case.run)(&stage).await;
+    });
+    stage::impatiently(|| runtime.block_on(trial.catch_unwind())).map_err(|complaint| {
+        let text = complaint.downcast_ref::<String>().cloned();
+        text.or_else(|| complaint.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
     })
 }
 
