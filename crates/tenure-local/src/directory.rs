@@ -19,8 +19,8 @@ use rustix::io::Errno;
 use tenure_core::engine::{Effect, EngineError, EngineErrorKind, Retry};
 
 use crate::filesystems::{self, FileSystem, Trust};
-use crate::keyfile::pause;
 use crate::options::{Chosen, FileSystems, LocalOptions, SyncMode};
+use crate::patience::pause;
 use crate::trouble;
 
 /// What the file `FORMAT` says: the mechanism and its version.

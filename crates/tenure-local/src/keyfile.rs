@@ -24,9 +24,10 @@ use tenure_core::engine::{Effect, EngineError, EngineErrorKind, Retry};
 use tenure_core::lease::Clock;
 
 use crate::directory::Directory;
-use crate::member::MemberId;
+use crate::member_id::MemberId;
 use crate::names;
 use crate::options::SyncMode;
+use crate::patience::pause;
 use crate::record::{self, PAGE, Stored, Unreadable};
 use crate::trouble;
 
@@ -407,10 +408,4 @@ fn write_all(fd: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Result<(), Errno> {
         }
     }
     Ok(())
-}
-
-/// Waits a moment that nothing announces: no event tells of an `flock` that was given back.
-pub(crate) fn pause(moment: Duration) {
-    let moment = rustix::time::Timespec { tv_sec: 0, tv_nsec: i64::from(moment.subsec_nanos()) };
-    let _ = rustix::event::poll(&mut [], Some(&moment));
 }

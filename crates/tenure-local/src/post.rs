@@ -24,7 +24,8 @@ use tenure_core::engine::Wake;
 use tenure_core::engine::signals::Signals;
 
 use crate::directory::Directory;
-use crate::member::{MemberId, Members};
+use crate::member::Members;
+use crate::member_id::MemberId;
 
 /// How often a waiter looks by itself.
 pub(crate) const REFRESH_EVERY: Duration = Duration::from_secs(1);

@@ -19,7 +19,7 @@ use std::num::NonZeroU32;
 use tenure_core::engine::ledger::{Ledger, Place, State, Tombstone};
 use tenure_core::{ClaimId, FencingToken, Key, Mode, TokenBlock};
 
-use crate::member::MemberId;
+use crate::member_id::MemberId;
 
 /// Page 0, which has the slots.
 pub(crate) const PAGE: usize = 4096;
