@@ -23,5 +23,5 @@ mod stage;
 
 pub use cases::{Listed, catalogue};
 pub use memory_site::MemorySite;
-pub use run::run;
+pub use run::{run, try_on_memory};
 pub use site::{Hook, Site};

@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use libtest_mimic::{Arguments, Completion, Trial};
-use tenure_core::engine::{Engine, Facts};
+use tenure_core::engine::Engine;
 
+use crate::MemorySite;
 use crate::cases::{self, Case};
 use crate::site::Site;
-use crate::stage::Stage;
+use crate::stage::{self, Stage};
 
 /// How long a trial may take, on however busy a machine.
 const TRIAL_LIMIT: Duration = Duration::from_secs(120);
@@ -35,7 +38,7 @@ where
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
     let open = Arc::new(open);
-    let planned = plan::<S>(&runtime().block_on(facts_and_skips(name, open.as_ref())));
+    let planned = runtime().block_on(plan::<S, F>(name, open.as_ref()));
     if let Err(complaint) = check_skips(name, &planned) {
         eprintln!("{complaint}");
         return ExitCode::FAILURE;
@@ -44,27 +47,19 @@ where
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// What decides which trials apply.
-struct Skips {
-    facts: Facts,
-    reason: Box<dyn Fn(cases::Need, &Facts) -> Option<String>>,
-}
-
-async fn facts_and_skips<S: Site, F: Future<Output = S>>(name: &str, open: &impl Fn() -> F) -> Skips {
+/// Each trial, with the reason if it is to be skipped.
+async fn plan<S: Site, F: Future<Output = S>>(
+    name: &str,
+    open: &impl Fn() -> F,
+) -> Vec<(Case<S>, Option<String>)> {
     let site = open().await;
     let facts = Engine::facts(&site.client().await);
     assert_eq!(facts.engine, name, "the suite was asked to run {name} and was given {}", facts.engine);
-    Skips { facts, reason: Box::new(move |need, facts| need.unmet(facts, &site)) }
-}
-
-fn plan<S: Site>(skips: &Skips) -> Vec<(Case<S>, Option<String>)> {
-    let skip = |case: &Case<S>| case.needs.iter().find_map(|need| (skips.reason)(*need, &skips.facts));
-    let cases = cases::all::<S>();
     let planned = |case: Case<S>| {
-        let why = skip(&case);
+        let why = case.needs.iter().find_map(|need| need.unmet(&facts, &site));
         (case, why)
     };
-    cases.into_iter().map(planned).collect()
+    cases::all::<S>().into_iter().map(planned).collect()
 }
 
 fn trial<S, F>(
@@ -92,6 +87,28 @@ where
         // Whatever still blocks one of its threads must not block the suite.
         runtime.shutdown_background();
         Ok(Completion::Completed)
+    })
+}
+
+/// Runs one trial against the reference engine, on this thread alone, and says how it failed. For tests of the suite
+/// itself: a flaw is planted in one thread.
+///
+/// # Errors
+/// What the trial complained of.
+///
+/// # Panics
+/// When there is no such trial.
+pub fn try_on_memory(trial: &str) -> Result<(), String> {
+    let case = cases::all::<MemorySite>().into_iter().find(|case| case.name == trial);
+    let case = case.expect("a trial of the catalogue");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let trial = AssertUnwindSafe(async {
+        let stage = Stage::new(case.name, MemorySite::default()).await;
+        (case.run)(&stage).await;
+    });
+    stage::impatiently(|| runtime.block_on(trial.catch_unwind())).map_err(|complaint| {
+        let text = complaint.downcast_ref::<String>().cloned();
+        text.or_else(|| complaint.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
     })
 }
 

@@ -1,5 +1,6 @@
 //! What a trial stands on: a site, keys of its own, and ways to wait with a limit.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -14,7 +15,26 @@ use tenure_core::{Claim, ClaimId, Key, Tenure, Ttl};
 use crate::site::Site;
 
 /// How long something may take that should happen soon, on however busy a machine.
-pub(crate) const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(30);
+
+/// The same where something is expected never to happen.
+const SOON_ENOUGH: Duration = Duration::from_secs(6);
+
+thread_local! {
+    static IMPATIENT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Makes what runs on this thread give up sooner.
+pub(crate) fn impatiently<R>(run: impl FnOnce() -> R) -> R {
+    IMPATIENT.set(true);
+    let result = run();
+    IMPATIENT.set(false);
+    result
+}
+
+fn patience() -> Duration {
+    if IMPATIENT.get() { SOON_ENOUGH } else { SOON }
+}
 
 /// A TTL that does not end during a trial.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -96,18 +116,19 @@ pub(crate) fn now() -> Moment {
 
 /// Waits until a condition holds; fails when it does not for very long.
 pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let since = now();
+    let (since, patience) = (now(), patience());
     while !holds().await {
-        assert!(now().since(since) < SOON, "{what}: not within {SOON:?}");
+        assert!(now().since(since) < patience, "{what}: not within {patience:?}");
         tokio::time::sleep(Duration::from_millis(3)).await;
     }
 }
 
 /// Waits for something that must happen.
 pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(SOON, future).await {
+    let patience = patience();
+    match tokio::time::timeout(patience, future).await {
         Ok(output) => output,
-        Err(_) => panic!("{what}: not within {SOON:?}"),
+        Err(_) => panic!("{what}: not within {patience:?}"),
     }
 }
 
@@ -137,11 +158,11 @@ pub(crate) async fn gone(contender: &mut impl Contender) -> Gone {
 
 /// Attempts until granted, as a client does that hears no wakes.
 pub(crate) async fn granted_at_last(contender: &mut impl Contender) -> Grant {
-    let since = now();
+    let (since, patience) = (now(), patience());
     loop {
         match contender.attempt().await.unwrap() {
             Attempt::Granted(grant) => return grant,
-            Attempt::Waiting(_) => assert!(now().since(since) < SOON, "not granted within {SOON:?}"),
+            Attempt::Waiting(_) => assert!(now().since(since) < patience, "not granted within {patience:?}"),
             other => panic!("expected a grant at last, not {other:?}"),
         }
         tokio::time::sleep(Duration::from_millis(5)).await;

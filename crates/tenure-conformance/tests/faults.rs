@@ -1,4 +1,5 @@
 //! What the client makes of an engine that breaks, on simulated time.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

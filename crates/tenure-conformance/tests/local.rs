@@ -1,4 +1,5 @@
 //! The suite on the local directory.
+#![allow(clippy::expect_used, reason = "a site that cannot be opened fails the run")]
 
 use std::process::ExitCode;
 

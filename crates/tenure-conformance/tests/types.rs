@@ -56,8 +56,8 @@ trait NotClone<Which> {
     fn holds() {}
 }
 struct Cloneable;
-impl<T: ?Sized> NotClone<()> for T {}
-impl<T: ?Sized + Clone> NotClone<Cloneable> for T {}
+impl<T> NotClone<()> for T {}
+impl<T: Clone> NotClone<Cloneable> for T {}
 
 #[test]
 fn c043_a_guard_has_one_owner() {

@@ -1,6 +1,7 @@
 //! The line as operators and the rule see it.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -8,10 +9,9 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use tenure_core::engine::{
     Attempt, Contender, Engine, Gone, Renewal, Restamp, Standing, Stray, Withdrawn, line,
 };
-use tenure_core::{ClaimId, IfBusy, Key, Mode};
+use tenure_core::{ClaimId, Identity, IfBusy, Key, Mode};
 
 use super::cases;
-use super::rules::somebody;
 use crate::site::Site;
 use crate::stage::{Stage, gone, granted, granted_at_last, holds, soon, waiting};
 
@@ -348,4 +348,9 @@ async fn play<S: Site>(
         contender.withdraw(Stray::Impossible).await.unwrap();
     }
     Ok(())
+}
+
+/// Who the suite says it is.
+fn somebody(command: &str) -> Arc<Identity> {
+    Arc::new(Identity::with_command(command))
 }

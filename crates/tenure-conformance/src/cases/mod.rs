@@ -3,7 +3,8 @@
 mod faces;
 mod life;
 mod lines;
-mod rules;
+mod rules_1_to_4;
+mod rules_5_to_8;
 
 use futures_util::future::LocalBoxFuture;
 use tenure_core::engine::{Facts, Liveness, Order};
@@ -66,7 +67,8 @@ use cases;
 
 /// All trials.
 pub(crate) fn all<S: Site>() -> Vec<Case<S>> {
-    let mut all = rules::cases();
+    let mut all = rules_1_to_4::cases();
+    all.extend(rules_5_to_8::cases());
     all.extend(lines::cases());
     all.extend(faces::cases());
     all.extend(life::cases());
