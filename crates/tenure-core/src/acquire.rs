@@ -26,7 +26,7 @@ use crate::lease::{Lease, Moment};
 use crate::strays::Strays;
 use crate::{Claim, Error, ErrorKind, IfBusy};
 
-/// How often a claim is made anew because its grants come too late to be worth having.
+/// How often an attempt is made again because its grant came too late to be worth having.
 const LATE_GRANTS_MAX: u32 = 10;
 
 /// A claim that was or may have been sent, and does not hold yet.
@@ -53,7 +53,7 @@ enum Step {
     Held(Arc<Hold>),
     Waits(usize),
     LookAgain,
-    /// A grant that is not worth having; begin again with a new claim.
+    /// A grant with too little validity left to be worth having.
     Late,
     GivesUp(usize),
     Gone(Gone),
@@ -88,7 +88,7 @@ impl Pending {
                     if late > LATE_GRANTS_MAX {
                         return Err(self.too_slow());
                     }
-                    self.renew_claim();
+                    // The same attempt again keeps the place and gives the same hold a fresh stamp.
                     self.attempt().await
                 }
                 Step::LookAgain => self.attempt().await,
@@ -151,7 +151,7 @@ impl Pending {
         self.contender = Some(contender);
         match wake.map(|wake| flaw::believe(wake, &self.claim)) {
             Ok(Wake::LookAgain) => Step::LookAgain,
-            Ok(Wake::Granted(grant)) => self.pushed(grant, wait.last_waiting()),
+            Ok(Wake::Granted(grant)) => self.pushed(grant, &wait),
             Err(_) => {
                 // Pushes are broken for now. The keeper's own look goes on; ours must not spin.
                 let pause = self.shared.jitter(Duration::from_millis(100));
@@ -163,9 +163,11 @@ impl Pending {
         }
     }
 
-    /// A grant that came as a wake. It is certainly younger than the last attempt that was answered with Waiting.
-    fn pushed(&mut self, grant: Grant, sent: Moment) -> Step {
-        if self.is_late(&grant, sent, Duration::ZERO) {
+    /// A grant that came as a wake. With a token above that of the last answer it is younger than that answer, so its
+    /// validity counts from there; otherwise it was meant for a place that has lapsed since.
+    fn pushed(&mut self, grant: Grant, wait: &Wait) -> Step {
+        let (sent, last_token) = wait.last_waiting();
+        if grant.tokens.first.get() <= last_token || self.is_late(&grant, sent, Duration::ZERO) {
             return Step::LookAgain;
         }
         match self.hold(grant, sent) {
@@ -241,15 +243,6 @@ impl Pending {
             self.wait = Some(wait);
         }
         Step::Waits(waiting.ahead)
-    }
-
-    /// Withdraws the claim and takes a new id for the same wish.
-    fn renew_claim(&mut self) {
-        self.withdraw();
-        self.claim.id = self.shared.new_claim_id();
-        self.claim.floor = self.shared.floor();
-        self.strays = Strays::default();
-        self.contender = None;
     }
 
     fn withdraw(&mut self) {
@@ -370,8 +363,10 @@ impl Wait {
 
     pub(crate) fn still_waiting(&self, sent: Moment, waiting: Waiting) {
         let mut state = self.state();
-        state.last_waiting = state.last_waiting.latest(sent);
-        state.waiting = waiting;
+        if sent.reached(state.last_waiting) {
+            state.last_waiting = sent;
+            state.waiting = waiting;
+        }
     }
 
     pub(crate) fn granted(&self, grant: Grant, sent: Moment) {
@@ -431,8 +426,10 @@ impl Wait {
         self.nudge.notify_waiters();
     }
 
-    fn last_waiting(&self) -> Moment {
-        self.state().last_waiting
+    /// When the last attempt was sent that was answered with Waiting, and the key's last token in that answer.
+    fn last_waiting(&self) -> (Moment, u64) {
+        let state = self.state();
+        (state.last_waiting, state.waiting.last_token)
     }
 
     fn ahead(&self) -> usize {

@@ -1,7 +1,7 @@
 //! Deliberately broken variants of the rules, so that tests can prove that they would notice.
 //!
 //! A proof that has never failed proves nothing. Each flaw is one that real lock libraries have shipped. Without the
-//! feature `planted-flaws` [`planted`] is `false` at compile time and the flaws are not in the program.
+//! feature `planted-flaws` nothing can be planted, at compile time, and the flaws are not in the program.
 
 use crate::engine::{Grant, Validity, Wake};
 use crate::{Claim, TokenSource};

@@ -11,6 +11,7 @@
 //! 4. A hold that was lost leaves its cohort at once, even while its guard still lives.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ const PASSING_TIME_MAX: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub(crate) struct Cohorts {
     waiting: Mutex<HashMap<Name, VecDeque<Seat>>>,
+    /// Names seats. Never reused: a seat that is left late must not take a newer one with it.
+    serial: AtomicU64,
 }
 
 /// Who shares a place: those who want the same key on the same terms.
@@ -268,7 +271,7 @@ impl Cohorts {
         if if_busy == IfBusy::Leave {
             return Entry::Busy;
         }
-        let serial = queue.back().map_or(0, |seat| seat.serial + 1);
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let (turn, comes) = oneshot::channel();
         queue.push_back(Seat { serial, max_hold, turn });
         drop(waiting);

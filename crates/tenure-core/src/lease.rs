@@ -62,12 +62,6 @@ impl Moment {
         Self { monotonic: self.monotonic.min(other.monotonic), boot: self.boot.min(other.boot) }
     }
 
-    /// The later of two moments, clock by clock.
-    #[must_use]
-    pub fn latest(self, other: Self) -> Self {
-        Self { monotonic: self.monotonic.max(other.monotonic), boot: self.boot.max(other.boot) }
-    }
-
     /// The reading of the monotonic clock.
     #[must_use]
     pub fn monotonic(self) -> Duration {

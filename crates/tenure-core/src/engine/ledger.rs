@@ -374,7 +374,7 @@ impl<T: Clone> Ledger<T> {
         let ends =
             self.places[..ahead].iter().map(|place| place.state.ends()).min().filter(|ends| *ends != NEVER);
         let look_in = ends.map(|ends| Duration::from_micros(ends.saturating_sub(terms.now)));
-        Waiting { ahead, look_in }
+        Waiting { ahead, look_in, last_token: self.last_token }
     }
 }
 

@@ -137,6 +137,10 @@ pub struct Waiting {
     pub ahead: usize,
     /// When the next deadline before it ends by the engine's clock, if there is one: a good time to look again.
     pub look_in: Option<Duration>,
+    /// The highest token of the key when the claim was seen to wait; zero when there is none. A grant that comes as a
+    /// wake with a higher token is certainly younger than this answer; with a lower one it is a late wake for a place
+    /// that has lapsed, and worth nothing.
+    pub last_token: u64,
 }
 
 /// What a waiter is told.

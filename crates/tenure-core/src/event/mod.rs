@@ -61,7 +61,7 @@ pub enum What {
         /// How it came to hold.
         via: Via,
     },
-    /// A grant came with too little validity left; it was withdrawn, and the claim made anew.
+    /// A grant came with too little validity left; it is asked for again, with a fresh stamp.
     GrantedLate,
     /// The caller gave up: the key was busy, or the wait was over.
     GaveUp {
