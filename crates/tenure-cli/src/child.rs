@@ -57,7 +57,8 @@ pub(crate) type Variable = (&'static str, Option<String>);
 impl Child {
     /// Starts a command. Must be called on the main thread: the command dies with the thread that started it.
     pub(crate) fn spawn(program: &[OsString], environment: &[Variable]) -> Result<Self, Failure> {
-        let (name, arguments) = program.split_first().ok_or_else(|| Failure::usage("no command was given"))?;
+        let (name, arguments) =
+            program.split_first().ok_or_else(|| Failure::usage("no command was given"))?;
         let mut command = Command::new(name);
         command.args(arguments).process_group(0);
         for (variable, value) in environment {

@@ -6,19 +6,19 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 
-use tenure::{Error, Options, Tenure};
+use tenure::{Error, ErrorKind, Options, Tenure};
 
 use crate::exit::{Failure, code_of};
 
 /// The variable that names the engine.
-pub(crate) const TENURE_URL: &str = "TENURE_URL";
+const TENURE_URL: &str = "TENURE_URL";
 
 /// An engine to work with.
 pub(crate) struct Connected {
     pub(crate) tenure: Tenure,
     pub(crate) place: Place,
-    /// What a command inherits so that its lock stays taken while any process of it lives, whatever happens to us.
-    pub(crate) bequest: Option<OwnedFd>,
+    #[cfg(feature = "local")]
+    local: Option<tenure_local::Local>,
 }
 
 /// Where the URL of the engine came from, for messages: the URL itself may have a password.
@@ -29,35 +29,40 @@ pub(crate) enum Place {
     Default,
 }
 
-/// What to open an engine for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum For {
-    /// To look, or to break.
-    Looking,
-    /// To hold a lock for a command.
-    Holding,
-}
-
 impl Place {
     /// The failure of an engine that was found here, with what to change.
     pub(crate) fn failure(self, error: &Error) -> Failure {
-        let code = code_of(error);
         let from = match self {
             Self::Flag => "the engine is that of --at",
             Self::Variable => "the engine is that of TENURE_URL",
             Self::Default => "choose another engine with --at or TENURE_URL",
         };
         let message = match error.kind() {
-            tenure::ErrorKind::LimitMismatch { stored } => format!("{error} (--slots {stored})"),
-            tenure::ErrorKind::InvalidName | tenure::ErrorKind::Evicted => error.to_string(),
+            ErrorKind::LimitMismatch { stored } => format!("{error} (--slots {stored})"),
+            ErrorKind::InvalidName | ErrorKind::InvalidDuration | ErrorKind::Evicted => error.to_string(),
             _ => format!("{error} ({from})"),
         };
-        Failure::new(code, message)
+        Failure::new(code_of(error), message)
+    }
+}
+
+impl Connected {
+    /// What a command inherits so that its lock stays taken while any process of it lives, whatever happens to us;
+    /// none where the engine has no such thing. Taken after the grant, so that the engine knows the command by name.
+    pub(crate) fn bequest(&self) -> Result<Option<OwnedFd>, Failure> {
+        #[cfg(feature = "local")]
+        if let Some(local) = &self.local {
+            let bequest = local.bequeath();
+            return bequest
+                .map(Some)
+                .map_err(|error| self.place.failure(&Error::of_engine("local", "bequeath", None, error)));
+        }
+        Ok(None)
     }
 }
 
 /// Opens the engine that was asked for.
-pub(crate) async fn connect(at: Option<OsString>, options: Options, what: For) -> Result<Connected, Failure> {
+pub(crate) async fn connect(at: Option<OsString>, options: Options) -> Result<Connected, Failure> {
     let (place, url) = match (at, std::env::var_os(TENURE_URL)) {
         (Some(url), _) => (Place::Flag, url),
         (None, Some(url)) => (Place::Variable, url),
@@ -69,14 +74,23 @@ pub(crate) async fn connect(at: Option<OsString>, options: Options, what: For) -
         let message = format!("{name} is empty: name an engine, for instance local:, or leave it away");
         return Err(Failure::usage(message));
     }
-    open(&url, options, what).await.map_err(|error| place.failure(&error)).map(|(tenure, bequest)| Connected {
-        tenure,
-        place,
-        bequest,
-    })
+    open(&url, place, options).await.map_err(|error| place.failure(&error))
 }
 
-async fn open(url: &str, options: Options, what: For) -> Result<(Tenure, Option<OwnedFd>), Error> {
-    let _ = what;
-    Ok((tenure::connect_with(url, options).await?, None))
+async fn open(url: &str, place: Place, options: Options) -> Result<Connected, Error> {
+    #[cfg(feature = "local")]
+    if url.starts_with("local:") {
+        let local = tenure_local::LocalOptions::from_url(url);
+        let local = local.map_err(|error| Error::invalid_url(error.to_string()))?;
+        let local = tenure_local::Local::open(&local);
+        let local = local.map_err(|error| Error::of_engine("local", "open", None, error))?;
+        let tenure = Tenure::with_options(local.clone(), options);
+        return Ok(Connected { tenure, place, local: Some(local) });
+    }
+    Ok(Connected {
+        tenure: tenure::connect_with(url, options).await?,
+        place,
+        #[cfg(feature = "local")]
+        local: None,
+    })
 }

@@ -65,7 +65,8 @@ mod tests {
 
     #[test]
     fn what_is_no_duration_is_refused() {
-        for bad in ["", " ", "-1", "-1s", "5s ago", "soon", "nan", "inf", "1e400", "1 month", "10s!", "0x10"] {
+        for bad in ["", " ", "-1", "-1s", "5s ago", "soon", "nan", "inf", "1e400", "1 month", "10s!", "0x10"]
+        {
             assert!(parse(bad).is_err(), "{bad} gave {:?}", parse(bad));
         }
     }

@@ -14,7 +14,8 @@ use crate::exit::Failure;
 /// Signals that end a program unless it does something about them.
 const ENDING: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
 /// Signals that only make sense once there is a command.
-const REST: [Signal; 6] = [Signal::USR1, Signal::USR2, Signal::WINCH, Signal::TSTP, Signal::CONT, Signal::CHILD];
+const REST: [Signal; 6] =
+    [Signal::USR1, Signal::USR2, Signal::WINCH, Signal::TSTP, Signal::CONT, Signal::CHILD];
 
 /// The signals that we take.
 pub(crate) struct Signals {

@@ -63,6 +63,13 @@ impl Terminal {
         self.give(group)
     }
 
+    /// Hands the terminal over once more after a stop, if the command had it before.
+    pub(crate) fn lend_again(&mut self, group: Pid) {
+        if self.before.is_some() {
+            self.lend(group);
+        }
+    }
+
     /// Takes the terminal back from the command; true if it had it.
     pub(crate) fn take_back(&self, group: Pid) -> bool {
         self.is_with(group) && self.give(self.ours)

@@ -24,6 +24,14 @@ pub async fn connect(url: &str) -> Result<Tenure, Error> {
 pub async fn connect_with(url: &str, options: Options) -> Result<Tenure, Error> {
     let scheme = url.split(':').next().filter(|scheme| scheme.len() < url.len());
     match scheme {
+        #[cfg(feature = "local")]
+        Some("local") => {
+            let local = tenure_local::LocalOptions::from_url(url);
+            let local = local.map_err(|error| Error::invalid_url(error.to_string()))?;
+            let local = tenure_local::Local::open(&local);
+            let local = local.map_err(|error| Error::of_engine("local", "open", None, error))?;
+            Ok(Tenure::with_options(local, options))
+        }
         Some("memory") if url == "memory:" => Ok(Tenure::with_options(Memory::new(), options)),
         Some("memory") => Err(Error::invalid_url(format!("{url:?} has more than a scheme: write memory:"))),
         Some(scheme) => Err(Error::invalid_url(format!(
