@@ -67,13 +67,13 @@ Examples:
 The command's environment:
   TENURE_NAME      the name of the lock
   TENURE_TOKEN     the fencing token: pass it to what you write to
-  TENURE_DEADLINE  until when the hold is certain as the command starts, in seconds since 1970 with a fraction:
-                   the end of --max-hold if given, else of the first lease; unset when neither ends
+  TENURE_DEADLINE  until when the hold is certain as the command starts, in seconds since 1970:
+                   the end of --max-hold, else of the first lease; unset when neither ends
   TENURE_SLOT      with --slots: which of the slots it is, from 0
 
-Signals: HUP, INT, QUIT, TERM, USR1, USR2, WINCH, TSTP and CONT reach all processes of the command's group.
-If tenure itself is killed with KILL, the command is killed too, and a local lock stays taken until all of its
-processes are gone.";
+Signals: HUP, INT, QUIT, TERM, USR1, USR2, WINCH, TSTP and CONT reach the command's whole group.
+When tenure itself is killed with KILL, so is the command, and a local lock stays taken until
+the last process that it started is gone.";
 
 fn run_help() -> String {
     format!("{RUN_NOTES}\n\n{TABLE}")
@@ -87,7 +87,7 @@ fn run_help() -> String {
 pub(crate) struct Run {
     /// Wait at most this long (seconds, or a duration such as 1m 30s; 0 is -n)
     #[arg(short = 'w', long = "wait", alias = "timeout", value_name = "SECS", value_parser = duration::parse)]
-    #[arg(allow_negative_numbers = true)]
+    #[arg(allow_hyphen_values = true)]
     pub(crate) wait: Option<Duration>,
 
     /// Do not wait
@@ -95,7 +95,7 @@ pub(crate) struct Run {
     pub(crate) nonblock: bool,
 
     /// Exit with this code when busy or timed out, instead of 120 or 124
-    #[arg(short = 'E', long = "conflict-exit-code", value_name = "CODE", allow_negative_numbers = true)]
+    #[arg(short = 'E', long = "conflict-exit-code", value_name = "CODE", allow_hyphen_values = true)]
     pub(crate) conflict_exit_code: Option<u8>,
 
     /// Hold together with others that are shared
@@ -107,21 +107,21 @@ pub(crate) struct Run {
     pub(crate) exclusive: bool,
 
     /// Hold together with up to N - 1 others; all who use the name agree on N
-    #[arg(long, value_name = "N", value_parser = slots, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = slots, allow_hyphen_values = true)]
     pub(crate) slots: Option<u32>,
 
     /// How long the lock stays taken after a crash, where a lease decides; 50ms to 7d
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = ttl)]
-    #[arg(allow_negative_numbers = true)]
+    #[arg(allow_hyphen_values = true)]
     pub(crate) ttl: Ttl,
 
     /// The longest time the command may take: it is ended before, with TERM and then KILL
-    #[arg(long, value_name = "DURATION", value_parser = max_hold, allow_negative_numbers = true)]
+    #[arg(long, value_name = "DURATION", value_parser = max_hold, allow_hyphen_values = true)]
     pub(crate) max_hold: Option<Duration>,
 
     /// How long the command has between TERM and KILL
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
-    #[arg(allow_negative_numbers = true)]
+    #[arg(allow_hyphen_values = true)]
     pub(crate) grace: Duration,
 
     /// Run a line of shell ($SHELL, else /bin/sh)

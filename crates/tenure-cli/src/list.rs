@@ -1,7 +1,7 @@
 //! `tenure list`: the locks in use.
 
 use comfy_table::{ContentArrangement, Table, presets};
-use tenure::engine::Line;
+use tenure::engine::{Line, Standing};
 use tenure::{Key, Options};
 
 use crate::args::List;
@@ -50,7 +50,10 @@ pub(crate) async fn list(args: List) -> Result<Code, Failure> {
 fn row(line: &Line) -> [String; 7] {
     let first = view::holders(line).next();
     let holders = view::holders(line).count();
-    let token = line.last_token.map_or_else(String::new, |token| token.to_string());
+    let token = match first.map(|place| place.standing) {
+        Some(Standing::Holds { token, .. }) => token.to_string(),
+        _ => String::new(),
+    };
     [
         view::clean(line.key.as_str()),
         holders.to_string(),

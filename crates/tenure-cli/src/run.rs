@@ -61,7 +61,9 @@ pub(crate) async fn run(mut args: Run) -> Result<Code, Failure> {
     report.finish();
     let done = done?;
     if done.interrupted {
-        // Ends this process. Where it does not, the code says the same.
+        // The key reached the command's group only. The shell script that we may be in heeds it when it gets the
+        // signal too, and sees that we ended by it. Where that fails, the code says the same.
+        let _ = rustix::process::kill_current_process_group(Signal::INT);
         let _ = signal_hook::low_level::emulate_default_handler(Signal::INT.as_raw());
     }
     Ok(done.code)
