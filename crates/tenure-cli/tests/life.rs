@@ -30,7 +30,7 @@ fn c101_a_signal_reaches_the_whole_group() {
     ] {
         // The member is a child of the shell that is the command; without job control it shares its group.
         let inner = format!("{}; exec cat {}", ready(&member), bench.gate().path.display());
-        let script = format!("sh -c '{inner}' & {}; wait", ready(&leader));
+        let script = format!("sh -c '{inner}' > /dev/null 2>&1 & {}; wait", ready(&leader));
         let running = bench.start(&mut bench.tenure(["run", "a", "-c", &script]));
         let (leader_pid, member_pid) = (pid_in(&bench, &leader), pid_in(&bench, &member));
         running.signal(signal);
@@ -116,7 +116,7 @@ fn c101_a_grandchild_that_outlives_a_killed_wrapper_keeps_the_lock_taken() {
     let bench = Bench::new();
     let (file, gate) = (bench.path("grandchild"), bench.gate());
     let inner = format!("trap \"\" HUP INT QUIT TERM; {}; read x < {}", ready(&file), gate.path.display());
-    let script = format!("sh -c '{inner}' & wait");
+    let script = format!("sh -c '{inner}' > /dev/null 2>&1 & wait");
     let old = bench.start(&mut bench.tenure(["run", "a", "-c", &script]));
     let grandchild = pid_in(&bench, &file);
     old.signal(Signal::KILL);
