@@ -1,1 +1,79 @@
-fn main() {}
+//! The project's own commands: what people and the CI run, and nothing else.
+//!
+//! `cargo xtask test` is the whole proof, on a laptop and in the CI alike, so that neither can pass what the other
+//! would refuse. It uses the standard library only, because it is built before anything can be checked.
+
+#![forbid(unsafe_code)]
+
+mod proof;
+mod steps;
+mod tally;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  test            the whole proof: style, lints, docs, every test, every example
+  test --quick    the inner loop: style, lints, and the tests that take no more than moments
+  tidy            the style that no other tool checks
+  docs            the reference, as HTML
+  bench [ARGS]    the benches; see `cargo xtask bench --help`
+  sim [--seed N] [--seeds N]
+                  the simulation: one seed, or many";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args.as_slice() {
+        ["test"] => proof::prove(proof::Extent::Whole),
+        ["test", "--quick"] => proof::prove(proof::Extent::Quick),
+        ["tidy"] => tidy(),
+        ["docs"] => pass_on(&mut steps::docs()),
+        ["bench", rest @ ..] => {
+            pass_on(cargo().args(["run", "--release", "-p", "tenure-bench", "--"]).args(rest))
+        }
+        ["sim", rest @ ..] => {
+            let simulate = ["run", "--release", "-p", "tenure-conformance", "--bin", "simulate", "--"];
+            pass_on(cargo().args(simulate).args(rest))
+        }
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            ExitCode::SUCCESS
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn tidy() -> ExitCode {
+    if tidy::check(&root()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs a command in our place; its exit code is ours.
+fn pass_on(command: &mut Command) -> ExitCode {
+    match command.status() {
+        Ok(status) => ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("cannot start {command:?}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The cargo that runs us, in the root of the repository.
+fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root());
+    cargo
+}
+
+/// The root of the repository.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}

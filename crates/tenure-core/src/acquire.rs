@@ -105,7 +105,8 @@ impl Pending {
                     };
                     match sleep(&self.shared, pause, alarm.as_ref()).await {
                         Paused::Done => self.attempt().await,
-                        Paused::TimedOut => return Ok(Settled::GaveUp(0)),
+                        // Nobody knows whether the key is busy.
+                        Paused::TimedOut => return Err(self.error(error)),
                     }
                 }
             };
@@ -118,7 +119,11 @@ impl Pending {
         let mut contender = self.take_contender();
         let sent = self.shared.clock.now();
         let under_way = self.strays.sent();
-        let answer = contender.attempt().await;
+        let answer = tokio::select! {
+            biased;
+            answer = contender.attempt() => answer,
+            error = no_answer(&self.shared, &self.claim, sent) => Err(error),
+        };
         if !matches!(&answer, Err(error) if error.effect() == Effect::Unknown) {
             under_way.answered();
         }
@@ -144,6 +149,7 @@ impl Pending {
             news = wait.news() => return match news {
                 News::Granted(grant, sent) => self.granted(grant, sent),
                 News::Gone(gone) => Step::Gone(gone),
+                News::Unreachable => Step::LookAgain,
             },
             wake = contender.changed() => wake,
             () = rings(alarm) => return Step::GivesUp(wait.ahead()),
@@ -170,7 +176,8 @@ impl Pending {
         if grant.tokens.first.get() <= last_token || self.is_late(&grant, sent, Duration::ZERO) {
             return Step::LookAgain;
         }
-        match self.hold(grant, sent) {
+        // An offer stands for the claim window, which has no quarantine in it.
+        match self.hold(grant, Duration::ZERO, sent) {
             Ok(hold) => {
                 // The offer stands only for the claim window: it must be confirmed at once.
                 hold.confirm_soon();
@@ -188,7 +195,7 @@ impl Pending {
             self.shared.emit(&self.claim, What::GrantedLate);
             return Step::Late;
         }
-        match self.hold(grant, sent) {
+        match self.hold(grant, self.claim.quarantine, sent) {
             Ok(hold) => {
                 self.shared.keeper.adopt_soon(Arc::clone(&hold));
                 Step::Held(hold)
@@ -207,7 +214,7 @@ impl Pending {
         }
     }
 
-    fn hold(&mut self, grant: Grant, sent: Moment) -> Result<Arc<Hold>, EngineError> {
+    fn hold(&mut self, grant: Grant, quarantine: Duration, sent: Moment) -> Result<Arc<Hold>, EngineError> {
         if grant.claim != self.claim.id {
             let message = format!("asked for claim {} and was answered for {}", self.claim.id, grant.claim);
             return Err(EngineError::new(
@@ -222,7 +229,7 @@ impl Pending {
         self.shared.saw(grant.tokens.first);
         let (shared, strays) = (Arc::clone(&self.shared), self.strays.clone());
         let contender = self.contender.take();
-        Ok(Arc::new(Hold::new(shared, self.claim.clone(), &grant, sent, strays, contender)))
+        Ok(Arc::new(Hold::new(shared, self.claim.clone(), &grant, quarantine, sent, strays, contender)))
     }
 
     fn take_contender(&mut self) -> Box<dyn DynContender> {
@@ -319,6 +326,14 @@ async fn sleep(shared: &Arc<Shared>, until: Moment, deadline: Option<&Alarm>) ->
     }
 }
 
+/// The error of an attempt that was not answered within one TTL: a later answer is worth nothing. Costs nothing while
+/// the answer is there at once.
+async fn no_answer(shared: &Arc<Shared>, claim: &Claim, sent: Moment) -> EngineError {
+    shared.keeper.alarm(shared, sent.after(claim.ttl.duration())).rings().await;
+    let message = format!("no answer within one TTL of {}", claim.ttl);
+    EngineError::new(EngineErrorKind::Unreachable, Effect::Unknown, Retry::Useless, message)
+}
+
 async fn rings(alarm: Option<&Alarm>) {
     match alarm {
         Some(alarm) => alarm.rings().await,
@@ -344,11 +359,23 @@ struct WaitState {
     ticket: Option<Ticket>,
 }
 
+impl WaitState {
+    /// The news. What decides the claim stays; that the keeper's look has failed is news only once.
+    fn take_news(&mut self) -> Option<News> {
+        match self.news {
+            Some(News::Unreachable) => self.news.take(),
+            news => news,
+        }
+    }
+}
+
 /// What the keeper's lane found.
 #[derive(Clone, Copy)]
 enum News {
     Granted(Grant, Moment),
     Gone(Gone),
+    /// Its look has failed: the caller's lane must look for itself, and say so if that goes on.
+    Unreachable,
 }
 
 impl Wait {
@@ -376,6 +403,11 @@ impl Wait {
 
     pub(crate) fn gone(&self, gone: Gone) {
         self.state().news = Some(News::Gone(gone));
+        self.nudge.notify_waiters();
+    }
+
+    pub(crate) fn unreachable(&self) {
+        self.state().news.get_or_insert(News::Unreachable);
         self.nudge.notify_waiters();
     }
 
@@ -439,7 +471,7 @@ impl Wait {
     async fn news(&self) -> News {
         loop {
             let nudge = self.nudge.notified();
-            if let Some(news) = self.state().news {
+            if let Some(news) = self.state().take_news() {
                 return news;
             }
             nudge.await;

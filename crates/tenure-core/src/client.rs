@@ -230,6 +230,11 @@ impl fmt::Debug for Tenure {
     }
 }
 
+/// An observer that panics must not take a keeper or a destructor with it; the panic hook has told of it.
+fn tell(observer: &dyn Observer, event: Event) {
+    drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| observer.observe(&event))));
+}
+
 impl Shared {
     fn new(engine: Box<dyn DynEngine>, options: Options) -> Self {
         let dice = match options.seed {
@@ -251,14 +256,14 @@ impl Shared {
 
     pub(crate) fn emit(&self, claim: &Claim, what: What) {
         if let Some(observer) = &self.observer {
-            observer.observe(&Event { key: claim.key.clone(), claim: Some(claim.id), what });
+            tell(&**observer, Event { key: claim.key.clone(), claim: Some(claim.id), what });
         }
     }
 
     /// Tells of a caller that gave up, whose claim was that of its cohort or none.
     pub(crate) fn emit_gave_up(&self, key: &Key, waited: Duration) {
         if let Some(observer) = &self.observer {
-            observer.observe(&Event { key: key.clone(), claim: None, what: What::GaveUp { waited } });
+            tell(&**observer, Event { key: key.clone(), claim: None, what: What::GaveUp { waited } });
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{Claim, TokenSource};
 
 /// A rule that can be broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+#[allow(clippy::exhaustive_enums, reason = "a test that goes through all of them must know all of them")]
 pub enum Flaw {
     /// Validity counted from the reply instead of from before the request.
     ValidityFromReply,

@@ -174,11 +174,15 @@ impl Guard {
         let mut work = std::pin::pin!(work);
         loop {
             let deadline = self.hold.deadline();
-            let alarm = deadline.map(|(at, _)| {
-                let left = self.hold.shared.clock.now().until(at);
-                let grace = (self.hold.claim.ttl.duration() / GRACE_SHARE).min(GRACE_MAX);
-                let stop = self.hold.shared.clock.now().after(left.saturating_sub(grace));
-                self.hold.shared.keeper.alarm(&self.hold.shared, stop)
+            let alarm = deadline.map(|(at, cause)| {
+                let shared = &self.hold.shared;
+                let grace = match cause {
+                    LossCause::Expired => (self.hold.claim.ttl.duration() / GRACE_SHARE).min(GRACE_MAX),
+                    // Nobody else is let in at the end of the longest hold.
+                    _ => Duration::ZERO,
+                };
+                let now = shared.clock.now();
+                shared.keeper.alarm(shared, now.after(now.until(at).saturating_sub(grace)))
             });
             let bell = async {
                 match &alarm {
@@ -244,6 +248,7 @@ impl Guard {
         match withdrawn {
             Ok(withdrawn) => {
                 undo.armed = false;
+                hold.emit(What::Withdrawn);
                 Ok(match withdrawn {
                     Withdrawn::Held => Released::Cleanly,
                     Withdrawn::Waited | Withdrawn::Absent => {

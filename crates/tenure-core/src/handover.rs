@@ -230,7 +230,10 @@ fn give(hold: &Arc<Hold>, name: &Name, tokens: TokenBlock) -> Passed {
     let shared = &hold.shared;
     let mut past = None;
     while let Some(seat) = shared.cohorts.next(name) {
-        let passed = hold.pass(tokens, seat.max_hold);
+        let Some(passed) = hold.pass(tokens, seat.max_hold) else {
+            seat_again(shared, name, seat);
+            return Passed::No;
+        };
         past.get_or_insert(passed);
         shared.saw(tokens.first);
         let guard = Guard::passed(Arc::clone(hold), shared.clock.now());
@@ -246,6 +249,21 @@ fn give(hold: &Arc<Hold>, name: &Name, tokens: TokenBlock) -> Passed {
         }
     }
     Passed::No
+}
+
+/// Puts a waiter back that there was nothing to give to. If its cohort has ended meanwhile, it leads a new one.
+fn seat_again(shared: &Arc<Shared>, name: &Name, seat: Seat) {
+    let mut waiting = shared.cohorts.waiting();
+    if let Some(queue) = waiting.get_mut(name) {
+        queue.push_front(seat);
+        return;
+    }
+    waiting.insert(name.clone(), VecDeque::new());
+    drop(waiting);
+    let membership = Membership { shared: Arc::clone(shared), name: name.clone(), ended: false };
+    let lead = Lead { membership: Some(membership), pending: None };
+    // If the waiter has gone, dropping the lead ends the cohort again.
+    drop(seat.turn.send(Turn::Lead(lead)));
 }
 
 /// How a task enters a cohort.

@@ -127,14 +127,16 @@ impl Hold {
         shared: Arc<Shared>,
         claim: Claim,
         grant: &Grant,
+        quarantine: Duration,
         sent: Moment,
         strays: Strays,
         contender: Option<Box<dyn DynContender>>,
     ) -> Self {
         let now = shared.clock.now();
+        shared.keeper.hold_begins();
         let state = State {
             phase: Phase::Held,
-            lease: lease_of(&claim, sent, grant.validity),
+            lease: lease_of(quarantine, sent, grant.validity),
             max_until: None,
             tokens: grant.tokens,
             guard_since: now,
@@ -201,7 +203,7 @@ impl Hold {
             return Extended::TooLate;
         }
         let sent = if flaw::planted(Flaw::ValidityFromReply) { now } else { sent };
-        state.lease = match (state.lease, lease_of(&self.claim, sent, validity)) {
+        state.lease = match (state.lease, lease_of(self.claim.quarantine, sent, validity)) {
             (Some(old), Some(new)) => Some(old.or_longer(new)),
             (_, new) => new,
         };
@@ -337,10 +339,17 @@ impl Hold {
     }
 
     /// Gives the hold to the next guard of this process, with a token of its own. Returns the token of the guard
-    /// whose part is over, and how long it held.
-    pub(crate) fn pass(&self, tokens: TokenBlock, max_hold: Option<Duration>) -> (FencingToken, Duration) {
+    /// whose part is over, and how long it held; none when the hold has ended meanwhile.
+    pub(crate) fn pass(
+        &self,
+        tokens: TokenBlock,
+        max_hold: Option<Duration>,
+    ) -> Option<(FencingToken, Duration)> {
         let now = self.shared.clock.now();
         let mut state = self.state();
+        if !matches!(state.phase, Phase::Held) || state.overdue(now).is_some() {
+            return None;
+        }
         let past = (state.tokens.first, now.since(state.guard_since));
         state.tokens = tokens;
         state.passes += 1;
@@ -352,7 +361,7 @@ impl Hold {
         if changed {
             self.turned.notify_waiters();
         }
-        past
+        Some(past)
     }
 
     pub(crate) fn join_cohort(&self, membership: Membership) {
@@ -391,6 +400,12 @@ impl Hold {
     }
 }
 
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.shared.keeper.hold_is_gone();
+    }
+}
+
 /// What a release takes out of a hold.
 pub(crate) struct Releasing {
     pub(crate) contender: Option<Box<dyn DynContender>>,
@@ -423,9 +438,9 @@ impl State {
 }
 
 /// The lease that an answer gives: without the quarantine, on which the holder must not count.
-fn lease_of(claim: &Claim, sent: Moment, validity: Validity) -> Option<Lease> {
+fn lease_of(quarantine: Duration, sent: Moment, validity: Validity) -> Option<Lease> {
     match validity {
-        Validity::Lease(granted) => Some(Lease::new(sent, granted.saturating_sub(claim.quarantine))),
+        Validity::Lease(granted) => Some(Lease::new(sent, granted.saturating_sub(quarantine))),
         Validity::Lifetime => None,
     }
 }

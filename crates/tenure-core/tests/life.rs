@@ -45,3 +45,13 @@ async fn c115_tasks_of_one_process_exclude_each_other() {
     }
     assert_eq!(clients[0].inspect("hot").await.unwrap().places, vec![]);
 }
+
+#[tokio::test]
+async fn work_that_ends_before_the_longest_hold_is_not_cut() {
+    let tenure = Tenure::new(Memory::new());
+    let guard = tenure.lock("a").max_hold(Duration::from_millis(80)).acquire().await.unwrap();
+    assert_eq!(guard.run(tokio::time::sleep(Duration::from_millis(5))).await, Ok(()));
+    let loss = guard.run(std::future::pending::<()>()).await.unwrap_err();
+    assert_eq!(loss.cause, tenure_core::LossCause::MaxHold);
+    assert!(matches!(guard.release().await.unwrap(), Released::AlreadyLost(_)));
+}

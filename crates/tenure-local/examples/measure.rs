@@ -1,7 +1,13 @@
+//! By hand: its figures want a quiet machine and half a minute.
+//!
 //! Measures the engine beside a bare `flock`: the uncontended cycle, and the hand-off between two processes.
 //!
 //! `cargo run --release -p tenure-local --example measure [DIRECTORY]`
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a throw-away measurement, which has to wait")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a throw-away measurement, which has to wait"
+)]
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -21,8 +27,12 @@ const PASSES: usize = 500;
 fn main() {
     let args: Vec<_> = std::env::args().collect();
     match &args[1..] {
-        [role, directory] if role == "pass-lock" => report("hand-off, tenure", &pass(Path::new(directory), true)),
-        [role, directory] if role == "pass-flock" => report("hand-off, flock ", &pass(Path::new(directory), false)),
+        [role, directory] if role == "pass-lock" => {
+            report("hand-off, tenure", &pass(Path::new(directory), true))
+        }
+        [role, directory] if role == "pass-flock" => {
+            report("hand-off, flock ", &pass(Path::new(directory), false))
+        }
         _ => measure(args.get(1).map_or_else(|| std::env::temp_dir().join("tenure-measure"), PathBuf::from)),
     }
 }
@@ -44,11 +54,12 @@ fn measure(directory: PathBuf) {
         });
         let mut held = contender(&local, 1);
         block_on(held.attempt()).unwrap();
-        cycles("renewal, tenure       ", |_| drop(block_on(held.renew()).unwrap()));
+        cycles("renewal, tenure       ", |_| assert!(block_on(held.renew()).is_ok()));
         block_on(held.withdraw(Stray::Impossible)).unwrap();
         for role in ["pass-flock", "pass-lock"] {
             std::fs::write(directory.join("released"), [0; 8]).unwrap();
-            let spawn = || Command::new(std::env::current_exe().unwrap()).arg(role).arg(&directory).spawn().unwrap();
+            let spawn =
+                || Command::new(std::env::current_exe().unwrap()).arg(role).arg(&directory).spawn().unwrap();
             let mut both = [spawn(), spawn()];
             assert!(both.iter_mut().all(|child| child.wait().unwrap().success()));
         }

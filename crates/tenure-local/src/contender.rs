@@ -6,11 +6,8 @@
 
 use std::sync::Arc;
 
-use tenure_core::engine::ledger::LimitDiffers;
 use tenure_core::engine::signals::Listener;
-use tenure_core::engine::{
-    Attempt, Contender, EngineError, Gone, Renewal, Restamp, Stray, Wake, Withdrawn, memory,
-};
+use tenure_core::engine::{Attempt, Contender, EngineError, Gone, Renewal, Restamp, Stray, Wake, Withdrawn};
 use tenure_core::{Claim, IfBusy};
 
 use crate::Shared;
@@ -45,9 +42,9 @@ impl LocalContender {
         // Before the file knows of the claim, so that it is never forgotten.
         self.shared.placed().insert(claim.id);
         let attempt = self.shared.act(&claim.key, Missing::Create, |ledger, terms, alive| {
-            let limit_mismatch = |differs: LimitDiffers| memory::limit_mismatch(&claim.key, differs);
-            ledger.attempt(claim, &member, terms, alive).map_err(limit_mismatch)
+            Ok(ledger.attempt(claim, &member, terms, alive))
         })?;
+        let attempt = attempt.transpose().map_err(|differs| differs.on(&claim.key))?;
         match attempt {
             Some(Attempt::Busy(_) | Attempt::Gone(_)) => {
                 self.shared.placed().remove(&claim.id);
@@ -67,7 +64,10 @@ impl Contender for LocalContender {
     async fn attempt(&mut self) -> Result<Attempt, EngineError> {
         let attempt = self.look()?;
         // Only those who wait listen. What happened since they looked, a second look sees.
-        if matches!(attempt, Attempt::Waiting(_)) && self.listener.is_none() && self.claim.if_busy == IfBusy::Join {
+        if matches!(attempt, Attempt::Waiting(_))
+            && self.listener.is_none()
+            && self.claim.if_busy == IfBusy::Join
+        {
             self.listen()?;
             return self.look();
         }

@@ -19,8 +19,8 @@ use rustix::io::Errno;
 use tenure_core::engine::{Effect, EngineError, EngineErrorKind, Retry};
 
 use crate::filesystems::{self, FileSystem, Trust};
-use crate::keyfile::pause;
 use crate::options::{Chosen, FileSystems, LocalOptions, SyncMode};
+use crate::patience::pause;
 use crate::trouble;
 
 /// What the file `FORMAT` says: the mechanism and its version.
@@ -84,7 +84,12 @@ impl Directory {
     }
 
     /// Creates a file if there is none, with the rights of the directory.
-    pub(crate) fn create_file(&self, at: BorrowedFd<'_>, name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    pub(crate) fn create_file(
+        &self,
+        at: BorrowedFd<'_>,
+        name: &str,
+        flags: OFlags,
+    ) -> Result<OwnedFd, Errno> {
         let mode = self.file_mode();
         let file = rustix::fs::openat(at, name, flags | OFlags::CREATE, mode)?;
         if let Some(group) = self.rights.group {
@@ -117,9 +122,11 @@ fn open_or_create(path: &Path) -> Result<OwnedFd, EngineError> {
     match rustix::fs::mkdir(path, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(Errno::NOENT) => {
-            let missing = path.ancestors().skip(1).find(|parent| !parent.as_os_str().is_empty() && !parent.exists());
+            let missing =
+                path.ancestors().skip(1).find(|parent| !parent.as_os_str().is_empty() && !parent.exists());
             let missing = missing.unwrap_or(path).display();
-            let message = format!("cannot create {}: {missing} does not exist, create it first", path.display());
+            let message =
+                format!("cannot create {}: {missing} does not exist, create it first", path.display());
             let (kind, retry) = (EngineErrorKind::Unreachable, Retry::Useless);
             return Err(EngineError::new(kind, Effect::None, retry, message));
         }
@@ -203,6 +210,10 @@ fn found(top: &OwnedFd, path: &Path, rights: Rights) -> Result<[OwnedFd; 2], Eng
             Err(Errno::WOULDBLOCK) if attempt < 2_000 => pause(Duration::from_millis(1)),
             Err(error) => return Err(failed(error)),
         }
+        // Whoever was faster keeps a lock on it for as long as he uses it.
+        if let Some(format) = open_format(top, path)? {
+            return Ok(format);
+        }
     }
     if let Some(format) = open_format(top, path)? {
         return Ok(format);
@@ -213,7 +224,8 @@ fn found(top: &OwnedFd, path: &Path, rights: Rights) -> Result<[OwnedFd; 2], Eng
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(failed(error)),
         }
-        let made = rustix::fs::openat(top, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).map_err(failed)?;
+        let made =
+            rustix::fs::openat(top, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).map_err(failed)?;
         rustix::fs::fchown(&made, None, rights.group).map_err(failed)?;
         rustix::fs::fchmod(&made, rights.directory).map_err(failed)?;
     }
@@ -263,9 +275,10 @@ fn judge_self_test(
 ) -> Result<(), EngineError> {
     match (shared, exclusive) {
         (Ok(()), Err(Errno::WOULDBLOCK)) => Ok(()),
-        (Ok(()), Ok(())) => {
-            Err(trouble::unsupported(path, "is on a file system whose locks do not exclude: choose another directory"))
-        }
+        (Ok(()), Ok(())) => Err(trouble::unsupported(
+            path,
+            "is on a file system whose locks do not exclude: choose another directory",
+        )),
         (Err(error), _) | (_, Err(error)) => {
             let what = format!("is on a file system without locks ({error}): choose another directory");
             Err(trouble::unsupported(path, &what))
@@ -305,7 +318,10 @@ mod tests {
         let nfs = filesystems::by_magic(0x6969);
         let error = check_file_system(path, nfs, &LocalOptions::at(path)).unwrap_err();
         assert_eq!(error.kind(), EngineErrorKind::Unsupported);
-        assert!(error.to_string().contains("type nfs") && error.to_string().contains("allow=network"), "{error}");
+        assert!(
+            error.to_string().contains("type nfs") && error.to_string().contains("allow=network"),
+            "{error}"
+        );
         let allowed = LocalOptions::at(path).with_file_systems(FileSystems::Any);
         assert!(check_file_system(path, nfs, &allowed).is_ok());
     }

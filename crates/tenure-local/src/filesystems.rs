@@ -27,9 +27,8 @@ pub(crate) fn by_magic(magic: u64) -> FileSystem {
     // The field of `statfs` is signed on some machines; the numbers have 32 bits.
     let magic = magic & 0xffff_ffff;
     let known = KNOWN.iter().find(|(number, ..)| *number == magic);
-    known.map_or(FileSystem { name: "of an unknown type", trust: Trust::None }, |(_, name, trust)| FileSystem {
-        name,
-        trust: *trust,
+    known.map_or(FileSystem { name: "of an unknown type", trust: Trust::None }, |(_, name, trust)| {
+        FileSystem { name, trust: *trust }
     })
 }
 
@@ -75,13 +74,21 @@ mod tests {
 
     #[test]
     fn c096_only_file_systems_known_to_be_local_are_trusted() {
-        for (magic, name) in [(0xef53, "ext"), (0x5846_5342, "xfs"), (0x9123_683e, "btrfs"), (0x794c_7630, "overlayfs")] {
+        for (magic, name) in
+            [(0xef53, "ext"), (0x5846_5342, "xfs"), (0x9123_683e, "btrfs"), (0x794c_7630, "overlayfs")]
+        {
             assert_eq!(by_magic(magic), FileSystem { name, trust: Trust::Disk });
         }
         assert_eq!(by_magic(0x0102_1994), FileSystem { name: "tmpfs", trust: Trust::Memory });
         for (magic, name) in [
-            (0x6969, "nfs"), (0xff53_4d42, "cifs"), (0x6573_5546, "fuse"), (0x0102_1997, "9p"), (0x00c3_6400, "ceph"),
-            (0x0bd0_0bd0, "lustre"), (0x1234_5678, "of an unknown type"), (0, "of an unknown type"),
+            (0x6969, "nfs"),
+            (0xff53_4d42, "cifs"),
+            (0x6573_5546, "fuse"),
+            (0x0102_1997, "9p"),
+            (0x00c3_6400, "ceph"),
+            (0x0bd0_0bd0, "lustre"),
+            (0x1234_5678, "of an unknown type"),
+            (0, "of an unknown type"),
         ] {
             assert_eq!(by_magic(magic), FileSystem { name, trust: Trust::None });
         }

@@ -24,9 +24,10 @@ use tenure_core::engine::{Effect, EngineError, EngineErrorKind, Retry};
 use tenure_core::lease::Clock;
 
 use crate::directory::Directory;
-use crate::member::MemberId;
+use crate::member_id::MemberId;
 use crate::names;
 use crate::options::SyncMode;
+use crate::patience::pause;
 use crate::record::{self, PAGE, Stored, Unreadable};
 use crate::trouble;
 
@@ -58,6 +59,14 @@ pub(crate) enum Missing {
     Leave,
 }
 
+/// What a file says without the latch.
+#[derive(Debug)]
+pub(crate) struct Peeked {
+    /// None after a recovery.
+    pub(crate) key: Option<Key>,
+    pub(crate) ledger: Ledger<MemberId>,
+}
+
 #[derive(Debug)]
 struct KeyFile {
     name: String,
@@ -68,6 +77,8 @@ struct KeyFile {
 struct Inner {
     file: Option<OwnedFd>,
     body: Vec<u8>,
+    /// Whether our last write may not have reached the disk: the next verb writes again, even if it changes nothing.
+    doubtful: bool,
 }
 
 /// The latch, given back when dropped.
@@ -96,7 +107,7 @@ impl KeyFiles {
     ) -> Result<Option<R>, EngineError> {
         let file = self.file(key);
         let mut inner = file.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { file: open, body } = &mut *inner;
+        let Inner { file: open, body, doubtful } = &mut *inner;
         for _ in 0..REOPENS_MAX {
             if open.is_none() {
                 *open = self.open(&file.name, missing)?;
@@ -108,7 +119,11 @@ impl KeyFiles {
                 *open = None;
                 continue;
             };
-            return self.change(latch.0, size, key, &file.name, body, verb).map(Some);
+            let must_write = std::mem::take(doubtful);
+            let changed = self.change(latch.0, size, key, &file.name, body, must_write, verb);
+            *doubtful =
+                changed.as_ref().err().is_some_and(|error| must_write || error.effect() == Effect::Unknown);
+            return changed.map(Some);
         }
         Err(self.unreachable(&file.name, "vanishes whenever it is opened: who deletes it?"))
     }
@@ -117,17 +132,14 @@ impl KeyFiles {
     pub(crate) fn peek(&self, key: &Key) -> Result<Option<Ledger<MemberId>>, EngineError> {
         let name = names::file_name(key);
         match self.peek_named(&name)? {
-            Some((Some(stored), _)) if stored != *key => Err(self.clash(&name, &stored)),
-            Some((_, ledger)) => Ok(Some(ledger)),
+            Some(Peeked { key: Some(other), .. }) if other != *key => Err(self.clash(&name, &other)),
+            Some(Peeked { ledger, .. }) => Ok(Some(ledger)),
             None => Ok(None),
         }
     }
 
     /// The key and the line of a file, none when it has no line yet.
-    pub(crate) fn peek_named(
-        &self,
-        name: &str,
-    ) -> Result<Option<(Option<Key>, Ledger<MemberId>)>, EngineError> {
+    pub(crate) fn peek_named(&self, name: &str) -> Result<Option<Peeked>, EngineError> {
         let path = self.path(name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = match rustix::fs::openat(&self.directory.keys, name, flags, rustix::fs::Mode::empty()) {
@@ -143,15 +155,16 @@ impl KeyFiles {
                 Err(error) => Err(Unreadable::System(error)),
             };
             match found {
-                Ok(stored) => return Ok(Some((stored.key, stored.ledger))),
+                Ok(stored) => return Ok(Some(Peeked { key: stored.key, ledger: stored.ledger })),
                 // Somebody may be writing: his next state is whole.
                 Err(Unreadable::Damaged) if peek < PEEKS_MAX => pause(Duration::from_micros(20)),
                 Err(error) => return Err(unreadable(&path, error)),
             }
         }
-        unreachable!("the loop ends by return")
+        unreachable!("the loop ends by return: it has no other limit than PEEKS_MAX")
     }
 
+    #[allow(clippy::too_many_arguments, reason = "the parts of one verb, of which none is used elsewhere")]
     fn change<R>(
         &self,
         fd: BorrowedFd<'_>,
@@ -159,13 +172,15 @@ impl KeyFiles {
         key: &Key,
         name: &str,
         body: &mut Vec<u8>,
+        must_write: bool,
         verb: impl FnOnce(&mut Ledger<MemberId>) -> Result<R, EngineError>,
     ) -> Result<R, EngineError> {
         let mut page = [0; PAGE];
         let mut stored = None;
         if size > 0 {
             let path = || self.path(name);
-            let page = read_page(fd, &mut page).map_err(|e| trouble::system("read", &path(), Effect::None, e))?;
+            let page =
+                read_page(fd, &mut page).map_err(|e| trouble::system("read", &path(), Effect::None, e))?;
             stored = Some(self.read(fd, page).map_err(|error| unreadable(&path(), error))?);
         }
         let mut ledger = match &mut stored {
@@ -179,7 +194,7 @@ impl KeyFiles {
             Some(stored) => stored.is(body, ledger.last_token),
             None => ledger == Ledger::default(),
         };
-        if !unchanged {
+        if !unchanged || must_write {
             self.store(fd, size, stored.as_ref(), body, ledger.last_token, name)?;
         }
         Ok(answer)
@@ -197,7 +212,8 @@ impl KeyFiles {
     ) -> Result<(), EngineError> {
         let failed = |effect, error| trouble::system("write", &self.path(name), effect, error);
         let Some(write) = record::write(before, body, last_token, self.directory.boot) else {
-            let message = format!("{} cannot take another place: the line is too long", self.path(name).display());
+            let message =
+                format!("{} cannot take another place: the line is too long", self.path(name).display());
             return Err(EngineError::new(EngineErrorKind::Full, Effect::None, Retry::Worth, message));
         };
         if write.room > size {
@@ -290,7 +306,9 @@ impl KeyFiles {
                 Err(error) => return Err(trouble::system("lock", &self.path(name), Effect::None, error)),
             }
         }
-        let holder = self.latch_holder(fd).map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+        let holder = self
+            .latch_holder(fd)
+            .map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
         let what = format!(
             "has been latched for {:?} by {holder}, which takes microseconds unless it is stopped: continue or end it",
             self.patience()
@@ -325,7 +343,10 @@ impl KeyFiles {
         let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, mask)
             .map_err(|error| trouble::system("look at", &self.path(name), Effect::None, error))?;
         if FileType::from_raw_mode(u32::from(stat.stx_mode)) != FileType::RegularFile {
-            return Err(trouble::foreign(&self.path(name), "is not a file: remove it, tenure did not make it"));
+            return Err(trouble::foreign(
+                &self.path(name),
+                "is not a file: remove it, tenure did not make it",
+            ));
         }
         Ok((stat.stx_nlink > 0).then_some(stat.stx_size))
     }
@@ -346,7 +367,9 @@ impl KeyFiles {
 
 fn unreadable(path: &Path, error: Unreadable) -> EngineError {
     match error {
-        Unreadable::NotOurs => trouble::foreign(path, "is not a key's file, or of another version: move it away"),
+        Unreadable::NotOurs => {
+            trouble::foreign(path, "is not a key's file, or of another version: move it away")
+        }
         Unreadable::Damaged => trouble::foreign(
             path,
             "is damaged, and who holds the key cannot be told: end every process that uses the key, then delete it",
@@ -385,10 +408,4 @@ fn write_all(fd: BorrowedFd<'_>, bytes: &[u8], at: u64) -> Result<(), Errno> {
         }
     }
     Ok(())
-}
-
-/// Waits a moment that nothing announces: no event tells of an `flock` that was given back.
-pub(crate) fn pause(moment: Duration) {
-    let moment = rustix::time::Timespec { tv_sec: 0, tv_nsec: i64::from(moment.subsec_nanos()) };
-    let _ = rustix::event::poll(&mut [], Some(&moment));
 }

@@ -18,8 +18,10 @@ mod directory;
 mod filesystems;
 mod keyfile;
 mod member;
+mod member_id;
 mod names;
 mod options;
+mod patience;
 mod post;
 mod record;
 mod trouble;
@@ -46,8 +48,9 @@ pub use options::{FileSystems, LocalOptions, LocalUrlError, SyncMode};
 
 use directory::Directory;
 use filesystems::Trust;
-use keyfile::{KeyFiles, Missing};
-use member::{Member, MemberId, Members};
+use keyfile::{KeyFiles, Missing, Peeked};
+use member::{Member, Members};
+use member_id::MemberId;
 use names::Named;
 use post::{Ear, Outbox};
 
@@ -103,7 +106,7 @@ pub(crate) struct Shared {
     /// Taken while the member comes to life or the ear is opened.
     beginning: Mutex<()>,
     ear: OnceLock<Option<Ear>>,
-    outbox: OnceLock<Outbox>,
+    outbox: Outbox,
     /// The claims that may have a place. With none, nobody waits for our death.
     placed: Mutex<HashSet<ClaimId>>,
     bequeathed: AtomicBool,
@@ -141,7 +144,7 @@ impl Local {
             own: OnceLock::new(),
             beginning: Mutex::default(),
             ear: OnceLock::new(),
-            outbox: OnceLock::new(),
+            outbox: Outbox::default(),
             placed: Mutex::default(),
             bequeathed: AtomicBool::new(false),
         };
@@ -236,7 +239,7 @@ impl Engine for Local {
             let key = match names::named(name) {
                 Some(Named::Key(key)) => key,
                 Some(Named::Hashed) => match shared.keys.peek_named(name)? {
-                    Some((Some(key), _)) if names::file_name(&key) == name => key,
+                    Some(Peeked { key: Some(key), .. }) if names::file_name(&key) == name => key,
                     _ => continue,
                 },
                 None => continue,
@@ -289,7 +292,7 @@ impl Shared {
             if Some(tag) == self.own_id() {
                 self.signals.tell(claim, Wake::LookAgain);
             } else {
-                self.outbox.get_or_init(Outbox::new).send(&self.directory, tag, claim);
+                self.outbox.send(&self.directory, tag, claim);
             }
         }
         Ok(Some(answer))
@@ -374,12 +377,11 @@ impl Drop for Shared {
         }
         drop(self.ear.take());
         let Some(own) = self.own.take() else { return };
-        if self.bequeathed.load(Ordering::Relaxed) {
-            return;
-        }
         if self.placed().is_empty() {
             // Nobody waits for us: without its name the file is closed silently.
             self.members.forget(own.id);
+        } else if self.bequeathed.load(Ordering::Relaxed) {
+            return;
         }
         own.die();
     }

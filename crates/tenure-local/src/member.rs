@@ -12,7 +12,6 @@
 //! 4. In doubt a member lives: nobody is robbed because a file could not be opened.
 
 use std::collections::HashMap;
-use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,7 +23,8 @@ use tenure_core::Identity;
 use tenure_core::engine::{Effect, EngineError};
 
 use crate::directory::{self, Directory};
-use crate::keyfile::pause;
+use crate::member_id::MemberId;
+use crate::patience::pause;
 use crate::trouble;
 
 /// How many files of others stay open.
@@ -33,38 +33,6 @@ const OPEN_MAX: usize = 64;
 const SWEEP_MAX: usize = 4_096;
 /// What a member's file is called before it counts.
 const NEW: &str = ".new-";
-
-/// The name of a member: 128 random bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct MemberId(u128);
-
-impl MemberId {
-    pub(crate) fn from_bits(bits: u128) -> Self {
-        Self(bits)
-    }
-
-    pub(crate) fn bits(self) -> u128 {
-        self.0
-    }
-
-    /// The name of its file.
-    pub(crate) fn file(self) -> String {
-        format!("{:032x}", self.0)
-    }
-
-    /// The name of its socket.
-    pub(crate) fn socket(self) -> String {
-        format!("{:032x}.sock", self.0)
-    }
-
-    /// The member whose file or socket has this name.
-    pub(crate) fn of_name(name: &CStr) -> Option<Self> {
-        let name = name.to_str().ok()?;
-        let hex = name.strip_suffix(".sock").unwrap_or(name);
-        let is_hex = hex.len() == 32 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        is_hex.then(|| u128::from_str_radix(hex, 16).ok().map(Self))?
-    }
-}
 
 /// What a member's file says, for people; no decision is made on it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -97,7 +65,7 @@ impl Member {
         let card = serde_json::to_vec(&card).unwrap_or_default();
         let mut last = Errno::AGAIN;
         for _ in 0..8 {
-            let id = MemberId(rand::random());
+            let id = MemberId::from_bits(rand::random());
             let new = format!("{NEW}{}", id.file());
             let flags = OFlags::RDWR | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file = directory.create_file(directory.members.as_fd(), &new, flags);
@@ -121,7 +89,8 @@ impl Member {
     /// Whether the others can still see that we live: somebody may have deleted the file.
     pub(crate) fn is_linked(&self) -> bool {
         let mask = rustix::fs::StatxFlags::NLINK;
-        rustix::fs::statx(&self.file, c"", rustix::fs::AtFlags::EMPTY_PATH, mask).is_ok_and(|stat| stat.stx_nlink > 0)
+        rustix::fs::statx(&self.file, c"", rustix::fs::AtFlags::EMPTY_PATH, mask)
+            .is_ok_and(|stat| stat.stx_nlink > 0)
     }
 
     /// The life of this member as a descriptor that children inherit.

@@ -174,7 +174,8 @@ fn percent_decoded(text: &str) -> Option<Vec<u8>> {
     while let Some(byte) = rest.next() {
         if byte == b'%' {
             let digits = [rest.next()?, rest.next()?];
-            let digits = std::str::from_utf8(&digits).ok().filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))?;
+            let digits =
+                std::str::from_utf8(&digits).ok().filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))?;
             bytes.push(u8::from_str_radix(digits, 16).ok().filter(|byte| *byte != 0)?);
         } else {
             bytes.push(byte);
@@ -206,7 +207,9 @@ pub enum LocalUrlError {
     #[error("a local URL has no option {0:?}: it has sync and allow")]
     Option(String),
     /// An option has an unknown value.
-    #[error("{value:?} is no value for {option} in a local URL: write sync=clock, sync=always or allow=network")]
+    #[error(
+        "{value:?} is no value for {option} in a local URL: write sync=clock, sync=always or allow=network"
+    )]
     Value {
         /// The option.
         option: String,

@@ -7,9 +7,11 @@
 //! All of this is a hint. A datagram can be lost, and on a system without a free inotify instance deaths are not
 //! heard; then a waiter learns of the change when it looks again by itself ([`REFRESH_EVERY`]).
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
@@ -22,7 +24,8 @@ use tenure_core::engine::Wake;
 use tenure_core::engine::signals::Signals;
 
 use crate::directory::Directory;
-use crate::member::{MemberId, Members};
+use crate::member::Members;
+use crate::member_id::MemberId;
 
 /// How often a waiter looks by itself.
 pub(crate) const REFRESH_EVERY: Duration = Duration::from_secs(1);
@@ -30,19 +33,32 @@ pub(crate) const REFRESH_EVERY: Duration = Duration::from_secs(1);
 /// missed some.
 const QUEUE_LEN: usize = 10;
 
-/// The socket that datagrams are sent from.
-#[derive(Debug)]
-pub(crate) struct Outbox(Option<OwnedFd>);
+/// How many sockets stay connected.
+const CONNECTED_MAX: usize = 32;
+
+/// Sockets that datagrams are sent from, connected to those we have written to: finding the other's socket by its
+/// path costs as much as the rest of a hand-off.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox(Mutex<HashMap<MemberId, OwnedFd>>);
 
 impl Outbox {
-    pub(crate) fn new() -> Self {
-        Self(socket().ok())
-    }
-
     /// Tells a member to let a claim look again. Who does not listen looks by himself.
     pub(crate) fn send(&self, directory: &Directory, to: MemberId, claim: ClaimId) {
-        if let (Some(socket), Ok(address)) = (&self.0, address(directory, to)) {
-            let _ = rustix::net::sendto(socket, &claim.bits().to_le_bytes(), SendFlags::NOSIGNAL, &address);
+        let mut connected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if connected.len() >= CONNECTED_MAX && !connected.contains_key(&to) {
+            connected.clear();
+        }
+        let socket = match connected.entry(to) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(vacant) => match socket_to(directory, to) {
+                Ok(socket) => vacant.insert(socket),
+                Err(_) => return,
+            },
+        };
+        let sent = rustix::net::send(socket, &claim.bits().to_le_bytes(), SendFlags::NOSIGNAL);
+        // A full queue empties itself, and its owner knows what that means. Any other trouble is his end.
+        if sent.is_err_and(|error| error != Errno::WOULDBLOCK) {
+            connected.remove(&to);
         }
     }
 }
@@ -150,6 +166,12 @@ impl Hearing {
 fn socket() -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)
+}
+
+fn socket_to(directory: &Directory, to: MemberId) -> Result<OwnedFd, Errno> {
+    let socket = socket()?;
+    rustix::net::connect(&socket, &address(directory, to)?)?;
+    Ok(socket)
 }
 
 /// The socket of a member, with the rights of its file.

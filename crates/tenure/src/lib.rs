@@ -22,8 +22,15 @@ mod connect;
 pub use connect::{connect, connect_with};
 pub use tenure_core::engine;
 pub use tenure_core::event;
+pub use tenure_core::fence;
+pub use tenure_core::fence::{Fence, FenceError, FenceGate, Stale};
 pub use tenure_core::{
     Busy, ClaimId, ClaimIdError, Error, ErrorKind, Fairness, FencingToken, Guard, Guards, Identity, Key,
     KeyError, Lock, LockAll, Loss, LossCause, Mode, Options, Outcome, OutcomeAll, Released, RwLock,
     Semaphore, Tenure, Ttl, TtlError,
 };
+
+/// The examples of the README, so that they are compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -17,9 +17,12 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::line;
-use super::{Attempt, Gone, Grant, Renewal, Restamp, Standing, Stray, Validity, Waiting, Withdrawn};
+use super::{
+    Attempt, Effect, EngineError, EngineErrorKind, Gone, Grant, Renewal, Restamp, Retry, Standing, Stray,
+    Validity, Waiting, Withdrawn,
+};
 use crate::flaw::{self, Flaw};
-use crate::{Claim, ClaimId, FencingToken, IfBusy, Mode, TokenBlock, TokenSource};
+use crate::{Claim, ClaimId, FencingToken, IfBusy, Key, Mode, TokenBlock, TokenSource};
 
 /// A deadline that never comes.
 const NEVER: u64 = u64::MAX;
@@ -127,6 +130,19 @@ pub struct LimitDiffers {
     pub stored: NonZeroU32,
 }
 
+impl LimitDiffers {
+    /// The error of the attempt on `key`: certainly not applied, and useless to repeat while the line is in use.
+    #[must_use]
+    pub fn on(self, key: &Key) -> EngineError {
+        let kind = EngineErrorKind::LimitMismatch { stored: self.stored };
+        let limit = self.stored;
+        let message = format!(
+            "{key:?} is in use with a limit of {limit}: ask for that limit, or wait until the line is empty"
+        );
+        EngineError::new(kind, Effect::None, Retry::Useless, message)
+    }
+}
+
 /// Whom a verb concerned besides its own claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told<T> {
@@ -157,24 +173,24 @@ impl<T: Clone> Ledger<T> {
         self.promote(terms, None)
     }
 
-    /// [`super::Contender::attempt`].
-    ///
-    /// # Errors
-    /// [`LimitDiffers`] when the claim is a permit and the line is in use with another limit; nothing has changed.
+    /// [`super::Contender::attempt`]. Refused when the claim is a permit and the line is in use with another limit;
+    /// the ledger is then only brought to the present, which may have enabled others.
     pub fn attempt(
         &mut self,
         claim: &Claim,
         tag: &T,
         terms: &Terms,
         alive: &mut dyn FnMut(&T) -> bool,
-    ) -> Result<(Attempt, Vec<Told<T>>), LimitDiffers> {
+    ) -> (Result<Attempt, LimitDiffers>, Vec<Told<T>>) {
         self.bury(terms, alive);
         if let Some(gone) = self.tombstone(claim.id) {
-            return Ok((Attempt::Gone(gone), self.promote(terms, None)));
+            return (Ok(Attempt::Gone(gone)), self.promote(terms, None));
         }
         let joined = self.position(claim.id).is_none();
         if joined {
-            self.check_limit(claim.mode)?;
+            if let Err(differs) = self.check_limit(claim.mode) {
+                return (Err(differs), self.promote(terms, None));
+            }
             self.places.push(Place::waiting(claim, tag.clone(), terms));
         }
         let told = self.promote(terms, Some(claim.id));
@@ -190,7 +206,7 @@ impl<T: Clone> Ledger<T> {
                 Attempt::Waiting(self.waiting(me, terms))
             }
         };
-        Ok((attempt, told))
+        (Ok(attempt), told)
     }
 
     /// [`super::Contender::renew`].

@@ -8,11 +8,10 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::ledger::{Expiry, Ledger, LimitDiffers, Terms, Told};
+use super::ledger::{Expiry, Ledger, Terms, Told};
 use super::signals::{Listener, Signals};
 use super::{
-    Attempt, Contender, Effect, Engine, EngineError, EngineErrorKind, Facts, Line, PlaceView, Renewal,
-    Restamp, Retry, Stray, Wake, Withdrawn,
+    Attempt, Contender, Engine, EngineError, Facts, Line, PlaceView, Renewal, Restamp, Stray, Wake, Withdrawn,
 };
 use crate::lease::{Clock, Moment, SystemClock};
 use crate::{Claim, ClaimId, FencingToken, Identity, IfBusy, Key};
@@ -144,10 +143,17 @@ impl Engine for Memory {
 
     async fn keys(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Vec<Key>, EngineError> {
         let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+        let terms = self.shared.terms(&facts());
         let ledgers = self.shared.ledgers();
-        let used = ledgers.range((from, Bound::Unbounded)).filter(|(_, ledger)| !ledger.places.is_empty());
-        let ours = used.map(|(key, _)| key).filter(|key| key.as_str().starts_with(prefix));
-        Ok(ours.take(limit).cloned().collect())
+        // A line whose places have all expired is no line, although nobody has cleared it up yet.
+        let in_use = |ledger: &Ledger<_>| {
+            let mut ledger = ledger.clone();
+            ledger.settle(&terms, &mut always);
+            !ledger.places.is_empty()
+        };
+        let range = ledgers.range((from, Bound::Unbounded));
+        let ours = range.filter(|(key, ledger)| key.as_str().starts_with(prefix) && in_use(ledger));
+        Ok(ours.take(limit).map(|(key, _)| key.clone()).collect())
     }
 
     async fn evict(&self, key: &Key, claim: ClaimId) -> Result<Withdrawn, EngineError> {
@@ -177,12 +183,10 @@ impl Contender for MemoryContender {
             self.listen();
         }
         let claim = &self.claim;
-        self.shared.act(&claim.key, |ledger, terms| {
-            match ledger.attempt(claim, &claim.identity, terms, &mut always) {
-                Ok((attempt, told)) => (Ok(attempt), told),
-                Err(differs) => (Err(limit_mismatch(&claim.key, differs)), Vec::new()),
-            }
-        })
+        let attempt = self
+            .shared
+            .act(&claim.key, |ledger, terms| ledger.attempt(claim, &claim.identity, terms, &mut always));
+        attempt.map_err(|differs| differs.on(&claim.key))
     }
 
     async fn changed(&mut self) -> Result<Wake, EngineError> {
@@ -214,14 +218,4 @@ impl Contender for MemoryContender {
         let claim = &self.claim;
         Ok(self.shared.act(&claim.key, |ledger, terms| ledger.withdraw(claim, stray, terms, &mut always)))
     }
-}
-
-/// The error of a permit whose limit is not the agreed one.
-#[must_use]
-pub fn limit_mismatch(key: &Key, LimitDiffers { stored }: LimitDiffers) -> EngineError {
-    let kind = EngineErrorKind::LimitMismatch { stored };
-    let message = format!(
-        "{key:?} is in use with a limit of {stored}: ask for that limit, or wait until the line is empty"
-    );
-    EngineError::new(kind, Effect::None, Retry::Useless, message)
 }

@@ -51,8 +51,10 @@ impl Signals {
 
     /// Tells everybody to look again, after something that may have concerned anyone.
     pub fn tell_all(&self) {
-        let claims: Vec<_> =
+        let mut claims: Vec<_> =
             self.listeners.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+        // In a fixed order, so that a simulation repeats.
+        claims.sort_unstable();
         for claim in claims {
             self.tell(claim, Wake::LookAgain);
         }

@@ -19,7 +19,8 @@ use crate::{ClaimId, FencingToken, Key, LossCause};
 
 /// Hears the events of a client.
 ///
-/// Called on the thread on which the event happens, which may be the keeper's: an observer must not block.
+/// Called on the thread on which the event happens, which may be the keeper's: an observer must not block. If it
+/// panics, nobody but the panic hook hears of it.
 pub trait Observer: Send + Sync + 'static {
     /// Something happened to a claim.
     fn observe(&self, event: &Event);
@@ -90,9 +91,10 @@ pub enum What {
         /// How much validity is left.
         left: Duration,
     },
-    /// The keeper was not run for so long, although it wanted to be: a pause, a suspended machine.
+    /// The keeper came to a renewal or a deadline too late by more than a third of a TTL: this process was paused, or
+    /// the machine suspended.
     Stalled {
-        /// How long it was away beyond what it had asked for.
+        /// How late it came.
         gap: Duration,
     },
     /// The hold ended without a release.
@@ -111,7 +113,7 @@ pub enum What {
         /// How long it was held.
         held: Duration,
     },
-    /// A claim that nobody listens to was taken out of the line.
+    /// The engine has answered that the claim is out of the line.
     Withdrawn,
     /// A withdrawal failed.
     WithdrawFailed {

@@ -17,9 +17,10 @@
 //!    [`check`](FenceGate::check)).
 //!
 //! # Why the check and the write are one step
-//! A holder can be paused between [`check`](FenceGate::check) and the write that it allowed. [`write`](FenceGate::write)
-//! and [`pass`](FenceGate::pass) keep the gate closed to everybody else until the write is done, so that no newer
-//! holder enters in between. Use `check` alone only where the write that follows compares tokens by itself.
+//! A holder can be paused between [`check`](FenceGate::check) and the write that it allowed.
+//! [`write`](FenceGate::write) and [`pass`](FenceGate::pass) keep the gate closed to everybody else until the write is
+//! done, so that no newer holder enters in between. Use `check` alone only where the write that follows compares
+//! tokens by itself.
 //!
 //! # Who passes the gate
 //! Those who write, and those who read in order to write. Holders of a shared hold only read, and several of them are

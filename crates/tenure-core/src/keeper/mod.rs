@@ -8,13 +8,15 @@
 //! # Invariants
 //! 1. Every hold has a note or a task until it has ended.
 //! 2. A note is due before its hold's first renewal, and so before its lease can end.
-//! 3. The keeper ends only when its client is gone and nothing is left to keep.
+//! 3. The keeper ends only when its client is gone and nothing is left to keep: no note, no task, and no guard, which
+//!    may still order a withdrawal although its hold was lost.
 //! 4. No task's failure, not even a panic in an engine, stops another task.
 
 mod tasks;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,6 +47,9 @@ pub(crate) struct Keeper {
     jumped: Notify,
     /// Notified when a withdrawal is done.
     drained: Notify,
+    /// How many holds there are, in whatever phase, and whether the last of them must wake the keeper.
+    holds: AtomicUsize,
+    closing: AtomicBool,
 }
 
 #[derive(Default)]
@@ -154,7 +159,9 @@ impl Keeper {
 
     /// Takes a note back.
     pub(crate) fn forget(&self, ticket: Ticket) {
-        self.notes().due.remove(&ticket);
+        let due = self.notes().due.remove(&ticket);
+        // Dropped after the notes are given back: the last share of a hold may leave a note of its own.
+        drop(due);
     }
 
     /// Orders that the claim be taken out of the line.
@@ -174,7 +181,21 @@ impl Keeper {
     /// Refuses new claims, and lets the keeper end when nothing is left to keep.
     pub(crate) fn close(&self) {
         self.notes().closing = true;
+        self.closing.store(true, Ordering::SeqCst);
         self.wake.notify_one();
+    }
+
+    /// There is one hold more, from which an order may come.
+    pub(crate) fn hold_begins(&self) {
+        self.holds.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Nobody can order anything for one of the holds any more.
+    pub(crate) fn hold_is_gone(&self) {
+        let last = self.holds.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && self.closing.load(Ordering::SeqCst) {
+            self.wake.notify_one();
+        }
     }
 
     /// Waits until every withdrawal that was ordered is done.
@@ -203,7 +224,7 @@ impl Keeper {
             due.push(entry.remove());
         }
         let orders = std::mem::take(&mut notes.orders);
-        let idle = due.is_empty() && orders.is_empty();
+        let idle = due.is_empty() && orders.is_empty() && self.holds.load(Ordering::SeqCst) == 0;
         let next = notes.due.first_key_value().map(|(ticket, _)| ticket.0);
         let done = notes.closing && idle && next.is_none() && !busy;
         // Sleeping for ever is fine: whoever leaves the first note wakes us.

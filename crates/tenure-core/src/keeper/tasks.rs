@@ -7,7 +7,9 @@ use super::sleep_until;
 use crate::Claim;
 use crate::acquire::Wait;
 use crate::client::Shared;
-use crate::engine::{Attempt, DynContender, Effect, EngineError, Liveness, Renewal, Retry, Stray, Validity};
+use crate::engine::{
+    Attempt, DynContender, Effect, EngineError, EngineErrorKind, Liveness, Renewal, Retry, Stray, Validity,
+};
 use crate::event::What;
 use crate::flaw::{self, Flaw};
 use crate::hold::{Extended, Hold, LossCause, cause_of};
@@ -18,12 +20,14 @@ pub(super) async fn keep(hold: Arc<Hold>) {
     hold.adopted();
     let mut contender = hold.shared.engine.contend(hold.claim.clone());
     let mut renew_at = hold.renew_at();
+    let mut failed = false;
     while let Some(planned) = renew_at {
         let push = tokio::select! {
             biased;
             () = doom(&hold) => return,
             () = sleep_until(&hold.shared, planned) => true,
-            wake = contender.changed() => wake.is_ok(),
+            // What was told before a renewal that failed is told still: it must not make us spin.
+            wake = contender.changed(), if !failed => wake.is_ok(),
         };
         if !push {
             // Without pushes there is still the plan; and a broken push must not make us spin.
@@ -38,6 +42,7 @@ pub(super) async fn keep(hold: Arc<Hold>) {
             () = doom(&hold), if !flaw::planted(Flaw::NoTimerWhileRenewing) => return,
             renewed = renew(&hold, contender.as_mut(), planned) => renewed,
         };
+        failed = renewed.is_err();
         renew_at = match renewed {
             Ok(()) => hold.renew_at(),
             Err(retry_at) => retry_at,
@@ -61,6 +66,7 @@ async fn doom(hold: &Hold) {
         let deadline = async {
             let Some((at, cause)) = hold.deadline() else { return std::future::pending().await };
             sleep_until(&hold.shared, at).await;
+            report_stall(hold, at);
             cause
         };
         tokio::select! {
@@ -80,6 +86,7 @@ async fn doom(hold: &Hold) {
 async fn renew(hold: &Hold, contender: &mut dyn DynContender, planned: Moment) -> Result<(), Option<Moment>> {
     let clock = &hold.shared.clock;
     let sent = clock.now();
+    report_stall(hold, planned);
     match contender.renew().await {
         Ok(Renewal::Renewed(validity)) => {
             let left = hold.until().map(|until| clock.now().until(until));
@@ -106,6 +113,15 @@ async fn renew(hold: &Hold, contender: &mut dyn DynContender, planned: Moment) -
     }
 }
 
+/// Tells of a timer that was noticed too late by more than a third of a TTL.
+fn report_stall(hold: &Hold, planned: Moment) {
+    let now = hold.shared.clock.now();
+    let gap = if now.reached(planned) { now.since(planned) } else { Duration::ZERO };
+    if gap > hold.claim.ttl.duration() / 3 {
+        hold.emit(What::Stalled { gap });
+    }
+}
+
 fn report_renewal(hold: &Hold, sent: Moment, planned: Moment, left: Option<Duration>, validity: Validity) {
     let lag = if sent.reached(planned) { sent.since(planned) } else { Duration::ZERO };
     hold.emit(What::Renewed { lag, left });
@@ -129,6 +145,11 @@ pub(super) async fn refresh(wait: Arc<Wait>) {
         biased;
         () = wait.over() => return,
         answer = contender.attempt() => answer,
+        // Nothing else looks after the place while this look hangs.
+        () = sleep_until(&shared, sent.after(wait.claim.ttl.duration())) => {
+            let message = "no answer within one TTL";
+            Err(EngineError::new(EngineErrorKind::Unreachable, Effect::Unknown, Retry::Worth, message))
+        }
     };
     match answer {
         Ok(Attempt::Waiting(waiting)) => {
@@ -151,6 +172,7 @@ pub(super) async fn refresh(wait: Arc<Wait>) {
                 under_way.answered();
             }
             wait.plan_refresh();
+            wait.unreachable();
         }
     }
 }

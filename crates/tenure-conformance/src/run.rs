@@ -1,0 +1,123 @@
+//! The runner: trials from facts, visible skips, and a check that the skips are those expected.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Completion, Trial};
+use tenure_core::engine::{Engine, Facts};
+
+use crate::cases::{self, Case};
+use crate::site::Site;
+use crate::stage::Stage;
+
+/// How long a trial may take, on however busy a machine.
+const TRIAL_LIMIT: Duration = Duration::from_secs(120);
+
+/// Trials mostly wait for leases to end, so many run at once.
+const THREADS: usize = 16;
+
+/// Which skips are expected, with their reasons: `[engine]`, then `trial = "reason"`.
+type Expected = BTreeMap<String, BTreeMap<String, String>>;
+
+/// Runs the suite against the engine `name`, whose sites `open` opens, as the main function of a test target without
+/// a harness.
+///
+/// # Panics
+/// When a site cannot be opened: a missing server is a failure, not a skip.
+pub fn run<S, F>(name: &'static str, open: impl Fn() -> F + Send + Sync + 'static) -> ExitCode
+where
+    S: Site,
+    F: Future<Output = S>,
+{
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(THREADS);
+    let open = Arc::new(open);
+    let planned = plan::<S>(&runtime().block_on(facts_and_skips(name, open.as_ref())));
+    if let Err(complaint) = check_skips(name, &planned) {
+        eprintln!("{complaint}");
+        return ExitCode::FAILURE;
+    }
+    let trials = planned.into_iter().map(|(case, skip)| trial(case, skip, Arc::clone(&open))).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// What decides which trials apply.
+struct Skips {
+    facts: Facts,
+    reason: Box<dyn Fn(cases::Need, &Facts) -> Option<String>>,
+}
+
+async fn facts_and_skips<S: Site, F: Future<Output = S>>(name: &str, open: &impl Fn() -> F) -> Skips {
+    let site = open().await;
+    let facts = Engine::facts(&site.client().await);
+    assert_eq!(facts.engine, name, "the suite was asked to run {name} and was given {}", facts.engine);
+    Skips { facts, reason: Box::new(move |need, facts| need.unmet(facts, &site)) }
+}
+
+fn plan<S: Site>(skips: &Skips) -> Vec<(Case<S>, Option<String>)> {
+    let skip = |case: &Case<S>| case.needs.iter().find_map(|need| (skips.reason)(*need, &skips.facts));
+    let cases = cases::all::<S>();
+    let planned = |case: Case<S>| {
+        let why = skip(&case);
+        (case, why)
+    };
+    cases.into_iter().map(planned).collect()
+}
+
+fn trial<S, F>(
+    case: Case<S>,
+    skip: Option<String>,
+    open: Arc<impl Fn() -> F + Send + Sync + 'static>,
+) -> Trial
+where
+    S: Site,
+    F: Future<Output = S>,
+{
+    Trial::ignorable_test(case.name, move || {
+        if let Some(why) = skip {
+            return Ok(Completion::ignored_with(why));
+        }
+        let runtime = runtime();
+        runtime.block_on(async {
+            let trial = async {
+                let stage = Stage::new(case.name, open().await).await;
+                (case.run)(&stage).await;
+                stage.assert_clean().await;
+            };
+            tokio::time::timeout(TRIAL_LIMIT, trial).await.map_err(|_| "the trial did not end".to_owned())
+        })?;
+        // Whatever still blocks one of its threads must not block the suite.
+        runtime.shutdown_background();
+        Ok(Completion::Completed)
+    })
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+/// A skip that is not expected hides a promise that was dropped; an expected one that is gone hides nothing, but the
+/// list must stay true.
+fn check_skips<S: Site>(name: &str, planned: &[(Case<S>, Option<String>)]) -> Result<(), String> {
+    let expected: Expected = toml::from_str(include_str!("../conformance.toml"))
+        .map_err(|error| format!("conformance.toml cannot be read: {error}"))?;
+    let expected = expected.get(name).ok_or_else(|| format!("conformance.toml has no section [{name}]"))?;
+    let actual: BTreeMap<_, _> = planned
+        .iter()
+        .filter_map(|(case, skip)| skip.as_ref().map(|why| (case.name.to_owned(), why.clone())))
+        .collect();
+    if actual == *expected {
+        return Ok(());
+    }
+    let mut complaint = format!("the skips of {name} are not those of conformance.toml\n");
+    for (case, why) in actual.iter().filter(|(case, why)| expected.get(*case) != Some(why)) {
+        complaint += &format!("  not expected: {case} = {why:?}\n");
+    }
+    for (case, why) in expected.iter().filter(|(case, why)| actual.get(*case) != Some(why)) {
+        complaint += &format!("  expected:     {case} = {why:?}\n");
+    }
+    Err(complaint)
+}
