@@ -1,5 +1,7 @@
 //! Signals, stops, losses and sudden death: what happens to a command that runs under a lock.
 
+#![allow(clippy::unwrap_used, reason = "the helpers are for tests as well")]
+
 mod support;
 
 use std::path::Path;

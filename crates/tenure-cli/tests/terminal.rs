@@ -1,5 +1,7 @@
 //! Job control, at a real terminal with a real shell.
 
+#![allow(clippy::unwrap_used, reason = "the helpers are for tests as well")]
+
 mod support;
 
 use std::io::{Read, Write};

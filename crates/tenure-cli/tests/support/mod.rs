@@ -1,6 +1,7 @@
 //! What the tests of the program share: a directory of locks, real processes, and waiting with a limit.
 
 #![allow(dead_code, reason = "each test program uses its part")]
+#![allow(clippy::unwrap_used, reason = "it is all for tests")]
 
 use std::fs::File;
 use std::io::{Read, Write};
