@@ -159,9 +159,11 @@ async fn c008_a_hanging_renewal_holds_up_no_other_claim() {
     client.line.next(Verb::Renew, Fault::Silence);
     sleep(TTL / 5).await;
     let lucky = client.tenure.lock("other").ttl(TTL).acquire().await.unwrap();
-    assert_eq!(unlucky.lost().await.cause, LossCause::Expired);
     sleep(TTL * 3).await;
     assert!(lucky.is_held());
+    // One request that is never answered does not cost the hold either: it is given up in time for another.
+    assert!(unlucky.is_held(), "{:?}", unlucky.check());
+    assert_eq!(client.saw(|what| matches!(what, What::RenewalFailed { .. })), 1);
 }
 
 #[tokio::test(start_paused = true)]
