@@ -440,3 +440,52 @@ async fn a_wake_does_not_make_failing_renewals_spin() {
     one.line.heal();
     assert_eq!(guard.lost().await.cause, LossCause::Revoked);
 }
+
+#[tokio::test(start_paused = true)]
+async fn c011_after_a_loss_and_a_reconnection_a_new_hold_is_renewed_like_the_first() {
+    let world = World::new();
+    let client = world.client();
+    let first = client.lock().acquire().await.unwrap();
+    for verb in [Verb::Attempt, Verb::Renew, Verb::Withdraw] {
+        client.line.always(verb, Fault::LoseRequest);
+    }
+    assert_eq!(first.lost().await.cause, LossCause::Expired);
+    sleep(TTL).await;
+    client.line.heal();
+    drop(first);
+    let second = client.lock().acquire().await.unwrap();
+    let before = client.line.sent(Verb::Renew);
+    sleep(TTL * 5).await;
+    assert!(second.is_held(), "{:?}", second.check());
+    // Five terms, a renewal each third.
+    assert!((14..=16).contains(&(client.line.sent(Verb::Renew) - before)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c107_a_release_wakes_one_waiter_however_many_wait() {
+    for waiters in [2, 200] {
+        let world = World::new();
+        let client = world.client();
+        let lock = client.lock().fairness(tenure_core::Fairness::StrictFifo);
+        let held = lock.acquire().await.unwrap();
+        let mut crowd = tokio::task::JoinSet::new();
+        for _ in 0..waiters {
+            let lock = lock.clone();
+            crowd.spawn(async move { lock.acquire().await.unwrap().release().await.unwrap() });
+        }
+        while world.places().await.len() <= waiters {
+            tokio::task::yield_now().await;
+        }
+        let verbs = |line: &Faulty<Memory>| {
+            line.sent(Verb::Attempt) + line.sent(Verb::Renew) + line.sent(Verb::Withdraw)
+        };
+        let before = verbs(&client.line);
+        held.release().await.unwrap();
+        while let Some(released) = crowd.join_next().await {
+            assert_eq!(released.unwrap(), Released::Cleanly);
+        }
+        let each = (verbs(&client.line) - before) as f64 / waiters as f64;
+        // One to leave, one that confirms the offer in the background: the wake is the grant.
+        assert!(each <= 2.1, "{each} verbs a hand-off among {waiters}");
+    }
+}

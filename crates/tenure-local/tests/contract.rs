@@ -367,3 +367,33 @@ proptest! {
         drop(holder);
     }
 }
+
+#[test]
+fn c094_opening_and_closing_the_files_does_not_free_the_lock() {
+    let directory = tempfile::tempdir().unwrap();
+    let local = open(directory.path());
+    let (_holder, _) = hold(&local, "a");
+    for _ in 0..20 {
+        for part in ["keys", "members"] {
+            for entry in std::fs::read_dir(directory.path().join("locks").join(part)).unwrap() {
+                // The socket of a member cannot be opened; whatever can is, and is closed again.
+                drop(std::fs::OpenOptions::new().read(true).write(true).open(entry.unwrap().path()));
+            }
+        }
+    }
+    let other = open(directory.path());
+    let mut contender = other.contend(with(claim("a"), Mode::Exclusive, IfBusy::Leave));
+    assert!(matches!(block_on(contender.attempt()).unwrap(), Attempt::Busy(_)));
+}
+
+#[test]
+fn c095_a_directory_of_another_locking_mechanism_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(open(directory.path()));
+    let format = directory.path().join("locks/FORMAT");
+    std::fs::write(&format, "tenure local 1 ofd\n").unwrap();
+    let error = Local::open(&LocalOptions::at(directory.path().join("locks"))).unwrap_err();
+    assert_eq!(error.kind(), EngineErrorKind::Foreign);
+    assert!(error.to_string().contains("ofd") && error.to_string().contains("flock"), "{error}");
+    assert_eq!(std::fs::read_to_string(&format).unwrap(), "tenure local 1 ofd\n");
+}
