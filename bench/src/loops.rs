@@ -72,11 +72,16 @@ pub(crate) async fn crowd<L: Lock>(
     mut lock: impl FnMut() -> L,
 ) -> Result<Figures> {
     let referee = Arc::new(Referee::default());
+    // Nobody runs before all have asked: on one thread, tasks that never meet would measure nothing.
+    let gate = lock();
+    let gate_guard = gate.lock().await?;
     let start = now();
     let mut members = JoinSet::new();
     for worker in 1..=tasks {
         members.spawn(member(lock(), worker, start + span(slice), Arc::clone(&referee)));
     }
+    tokio::task::yield_now().await;
+    unlock(&gate, gate_guard).await?;
     let mut all = Tally::default();
     while let Some(tally) = members.join_next().await {
         let tally = tally??;
