@@ -225,7 +225,7 @@ impl Pending {
         }
         self.end_wait();
         self.sent = false;
-        self.shared.saw(grant.tokens.first);
+        self.shared.saw(grant.tokens.last());
         let (shared, strays) = (Arc::clone(&self.shared), self.strays.clone());
         let contender = self.contender.take();
         Ok(Arc::new(Hold::new(shared, self.claim.clone(), &grant, quarantine, sent, strays, contender)))

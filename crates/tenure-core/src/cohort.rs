@@ -74,7 +74,7 @@ impl<T> Cohorts<T> {
         let (turn, comes) = oneshot::channel();
         queue.push_back(Seat { serial, max_hold, turn });
         drop(open);
-        Entry::Sits(Seated { cohorts: Arc::clone(self), name: name.clone(), serial, comes })
+        Entry::Sits(Seated { cohorts: Arc::clone(self), name: name.clone(), serial, comes, has_turn: false })
     }
 
     /// The longest waiter, who leaves the queue.
@@ -121,18 +121,24 @@ pub(crate) struct Seated<T> {
     name: Name,
     serial: u64,
     comes: oneshot::Receiver<T>,
+    /// Whether its turn has come: then it is no longer in the queue.
+    has_turn: bool,
 }
 
 impl<T> Seated<T> {
     /// Waits for the turn; none only if the one who had to give it has panicked. Cancel-safe: a turn that came is
     /// dropped with the seat.
     pub(crate) async fn turn(&mut self) -> Option<T> {
-        (&mut self.comes).await.ok()
+        let turn = (&mut self.comes).await.ok();
+        self.has_turn = true;
+        turn
     }
 }
 
 impl<T> Drop for Seated<T> {
     fn drop(&mut self) {
-        self.cohorts.leave(&self.name, self.serial);
+        if !self.has_turn {
+            self.cohorts.leave(&self.name, self.serial);
+        }
     }
 }

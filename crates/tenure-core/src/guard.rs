@@ -9,6 +9,7 @@ use crate::event::{Via, What};
 use crate::handover::Grip;
 use crate::hold::Hold;
 use crate::keeper::rings;
+use crate::lease::Moment;
 use crate::{ClaimId, Error, FencingToken, Key, Loss, LossCause, Released};
 
 /// The part of `until` that [`Guard::run`] leaves unused, so that dropping the work takes place inside the lease.
@@ -31,16 +32,17 @@ pub struct Guard {
 }
 
 impl Guard {
-    pub(crate) fn new(grip: Grip, max_hold: Option<Duration>, waited: Duration) -> Self {
-        let via = match grip.passed {
-            Some(passed) => Via::Handover { gap: grip.hold.shared.clock.now().since(passed) },
-            None => Via::Engine,
-        };
+    /// A guard for a caller that has waited since `since`.
+    pub(crate) fn new(grip: Grip, max_hold: Option<Duration>, since: Moment) -> Self {
         // With a hold that was passed on comes the longest hold of its new guard.
-        if via == Via::Engine && max_hold.is_some() {
+        if grip.passed.is_none() && max_hold.is_some() {
             grip.hold.set_max_hold(max_hold);
         }
-        grip.hold.emit(What::Granted { token: grip.token, waited, via });
+        if grip.hold.shared.is_observed() {
+            let now = grip.hold.shared.clock.now();
+            let via = grip.passed.map_or(Via::Engine, |passed| Via::Handover { gap: now.since(passed) });
+            grip.hold.emit(What::Granted { token: grip.token, waited: now.since(since), via });
+        }
         Self { grip }
     }
 

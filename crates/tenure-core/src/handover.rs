@@ -35,8 +35,8 @@ const PASSING_TIME_MAX: Duration = Duration::from_millis(100);
 pub(crate) enum Turn {
     /// The hold, from the one before.
     Hold(Grip),
-    /// The lead: contend for the cohort.
-    Lead(Lead),
+    /// The lead: contend for the cohort. Boxed: it is rare and large, and every turn is moved several times.
+    Lead(Box<Lead>),
 }
 
 /// How an acquisition ended.
@@ -73,7 +73,7 @@ pub(crate) async fn acquire(
             };
             match turn {
                 Some(Turn::Hold(grip)) => return Ok(Entered::Holds(grip)),
-                Some(Turn::Lead(lead)) => lead,
+                Some(Turn::Lead(lead)) => *lead,
                 None => return Ok(Entered::GaveUp(1)),
             }
         }
@@ -104,7 +104,7 @@ impl Membership {
         while let Some(seat) = cohort.cohorts.next_or_close(&cohort.name) {
             let mut lead = Lead::new(cohort);
             lead.pending = pending;
-            let Err(Turn::Lead(mut lead)) = seat.turn.send(Turn::Lead(lead)) else { return };
+            let Err(Turn::Lead(mut lead)) = seat.turn.send(Turn::Lead(Box::new(lead))) else { return };
             // The waiter has gone; what it did not take goes to the next.
             pending = lead.pending.take();
             match lead.membership.0.take() {
@@ -211,36 +211,40 @@ impl Grip {
     /// Passes the hold to the next waiter of its cohort, if the bounds allow it and a spare token is at hand.
     fn pass(&self) -> Passed {
         let Some(cohort) = &self.cohort else { return Passed::No };
+        if !cohort.cohorts.has_waiters(&cohort.name) {
+            return Passed::No;
+        }
         let passing = self.hold.passing();
         if !passing.sound || passing.passes >= PASSES_MAX || passing.since >= PASSING_TIME_MAX {
             return Passed::No;
         }
         match passing.rest {
-            Some(tokens) => self.give(cohort, tokens),
-            None if cohort.cohorts.has_waiters(&cohort.name) => Passed::NeedsToken,
-            None => Passed::No,
+            Some(tokens) => self.give(cohort, tokens, passing.now),
+            None => Passed::NeedsToken,
         }
     }
 
     async fn pass_restamped(&self, contender: &mut dyn DynContender) -> Passed {
         let Some(cohort) = &self.cohort else { return Passed::No };
         match contender.restamp().await {
-            Ok(Restamp::Fresh(tokens)) => self.give(cohort, tokens),
+            Ok(Restamp::Fresh(tokens)) => {
+                cohort.shared.saw(tokens.last());
+                self.give(cohort, tokens, cohort.shared.clock.now())
+            }
             _ => Passed::No,
         }
     }
 
-    fn give(&self, cohort: &Arc<Cohort>, tokens: TokenBlock) -> Passed {
+    /// Passes the hold on at `now`, which is not before the answer that gave the tokens.
+    fn give(&self, cohort: &Arc<Cohort>, tokens: TokenBlock, now: Moment) -> Passed {
         let mut past = None;
         while let Some(seat) = cohort.cohorts.next(&cohort.name) {
-            let let_go = cohort.shared.clock.now();
-            let Some(passed) = self.hold.pass(tokens, seat.max_hold) else {
+            let Some(passed) = self.hold.pass(tokens, seat.max_hold, now) else {
                 lead_again(cohort, seat);
                 return Passed::No;
             };
             past.get_or_insert(passed);
-            cohort.shared.saw(tokens.first);
-            let grip = Self::new(Arc::clone(&self.hold), Some(Arc::clone(cohort)), Some(let_go));
+            let grip = Self::new(Arc::clone(&self.hold), Some(Arc::clone(cohort)), Some(now));
             match seat.turn.send(Turn::Hold(grip)) {
                 Ok(()) => {
                     if let Some((token, held)) = past {
@@ -318,6 +322,6 @@ impl Drop for Finish<'_> {
 fn lead_again(cohort: &Arc<Cohort>, seat: Seat<Turn>) {
     if let Some(seat) = cohort.cohorts.put_back(&cohort.name, seat) {
         // If the waiter has gone, dropping the lead closes the cohort again.
-        drop(seat.turn.send(Turn::Lead(Lead::new(Arc::clone(cohort)))));
+        drop(seat.turn.send(Turn::Lead(Box::new(Lead::new(Arc::clone(cohort))))));
     }
 }

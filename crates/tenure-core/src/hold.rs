@@ -107,12 +107,16 @@ impl Hold {
 
     /// Whether the hold stands. Reads the clocks; notices an end that nobody has noticed yet.
     pub(crate) fn check(&self) -> Result<(), Loss> {
+        self.check_at(self.shared.clock.now())
+    }
+
+    fn check_at(&self, now: Moment) -> Result<(), Loss> {
         let overdue = {
             let state = self.state();
             match &state.phase {
                 Phase::Lost(loss) => return Err(loss.clone()),
                 Phase::Released => return Err(self.loss(&state, LossCause::Denied)),
-                Phase::Held => state.overdue(self.shared.clock.now()),
+                Phase::Held => state.overdue(now),
             }
         };
         match overdue {
@@ -179,7 +183,8 @@ impl Hold {
 
     /// Ends the hold as released: from here on it is not held, whatever the withdrawal will say.
     pub(crate) fn begin_release(&self) -> Result<Releasing, Loss> {
-        self.check()?;
+        let now = self.shared.clock.now();
+        self.check_at(now)?;
         let mut state = self.state();
         match &state.phase {
             Phase::Lost(loss) => return Err(loss.clone()),
@@ -189,7 +194,7 @@ impl Hold {
         let releasing = Releasing {
             contender: state.contender.take(),
             token: state.tokens.first,
-            held: self.shared.clock.now().since(state.guard_since),
+            held: now.since(state.guard_since),
         };
         let adoption = state.adoption.take();
         drop(state);
@@ -233,8 +238,9 @@ impl Hold {
         let state = self.state();
         let until = state.until().map(|until| (until, LossCause::Expired));
         let max = state.max_until.map(|max| (max, LossCause::MaxHold));
+        let (Some(until), Some(max)) = (until, max) else { return until.or(max) };
         let now = self.shared.clock.now();
-        [until, max].into_iter().flatten().min_by_key(|(at, _)| now.until(*at))
+        Some(if now.until(max.0) < now.until(until.0) { max } else { until })
     }
 
     pub(crate) fn set_max_hold(&self, max_hold: Option<Duration>) {
@@ -277,6 +283,7 @@ impl Hold {
             && state.overdue(now).is_none()
             && state.lease.is_none_or(|lease| !lease.is_late(now));
         Passing {
+            now,
             sound,
             passes: state.passes,
             since: now.since(state.claim_since),
@@ -290,8 +297,8 @@ impl Hold {
         &self,
         tokens: TokenBlock,
         max_hold: Option<Duration>,
+        now: Moment,
     ) -> Option<(FencingToken, Duration)> {
-        let now = self.shared.clock.now();
         let mut state = self.state();
         if !matches!(state.phase, Phase::Held) || state.overdue(now).is_some() {
             return None;
@@ -358,6 +365,8 @@ pub(crate) struct Releasing {
 
 /// What a handover has to know of a hold.
 pub(crate) struct Passing {
+    /// When this was.
+    pub(crate) now: Moment,
     /// It stands, and with enough left to be worth having.
     pub(crate) sound: bool,
     pub(crate) passes: u32,

@@ -167,10 +167,10 @@ impl Lock {
         let since = shared.clock.now();
         let deadline = patience.map(|patience| since.after(patience));
         let entered = handover::acquire(&self.client, &wish, if_busy, deadline).await?;
-        let waited = shared.clock.now().since(since);
         Ok(match entered {
-            Entered::Holds(grip) => Outcome::Acquired(Guard::new(grip, wish.max_hold, waited)),
+            Entered::Holds(grip) => Outcome::Acquired(Guard::new(grip, wish.max_hold, since)),
             Entered::GaveUp(ahead) => {
+                let waited = shared.clock.now().since(since);
                 shared.emit_gave_up(&wish.key, waited);
                 Outcome::Busy(Busy { ahead, waited })
             }

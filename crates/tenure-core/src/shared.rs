@@ -58,6 +58,11 @@ impl Shared {
         }
     }
 
+    /// Whether anybody hears the events: what only they need is not worked out otherwise.
+    pub(crate) fn is_observed(&self) -> bool {
+        self.observer.is_some()
+    }
+
     pub(crate) fn emit(&self, claim: &Claim, what: What) {
         if let Some(observer) = &self.observer {
             tell(&**observer, Event { key: claim.key.clone(), claim: Some(claim.id), what });
