@@ -300,8 +300,8 @@ impl Shared {
 
     /// The member, which comes to life with its first claim.
     pub(crate) fn living_member(&self, identity: &Identity) -> Result<MemberId, EngineError> {
-        self.check_process()?;
         if self.own.get().is_none() {
+            self.check_process()?;
             let _beginning = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
             if self.own.get().is_none() {
                 let member = Member::new(&self.directory, identity)?;
@@ -312,7 +312,8 @@ impl Shared {
                 let _ = self.own.set(member);
             }
         }
-        self.own.get().filter(|own| own.is_linked()).map(|own| own.id).ok_or_else(|| self.deleted())
+        let now = self.clock.now().boot_micros();
+        self.own.get().filter(|own| own.was_linked(now)).map(|own| own.id).ok_or_else(|| self.deleted())
     }
 
     /// The member, if it has come to life.

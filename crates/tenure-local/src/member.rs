@@ -13,6 +13,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ use crate::trouble;
 const OPEN_MAX: usize = 64;
 /// How many files one sweep looks at.
 const SWEEP_MAX: usize = 4_096;
+/// How long one look at our own name is believed.
+const ASK_EVERY_MICROS: u64 = 100_000;
 /// What a member's file is called before it counts.
 const NEW: &str = ".new-";
 
@@ -49,6 +52,8 @@ struct Card {
 pub(crate) struct Member {
     pub(crate) id: MemberId,
     file: OwnedFd,
+    /// When it was last seen to have its name.
+    asked_micros: AtomicU64,
 }
 
 impl Member {
@@ -74,7 +79,7 @@ impl Member {
                 .and_then(|()| rustix::io::pwrite(&file, &card, 0))
                 .and_then(|_| rustix::fs::renameat(&directory.members, &new, &directory.members, id.file()));
             match made {
-                Ok(()) => return Ok(Self { id, file }),
+                Ok(()) => return Ok(Self { id, file, asked_micros: AtomicU64::new(0) }),
                 // Somebody who sweeps took the new file for one left behind.
                 Err(error @ (Errno::WOULDBLOCK | Errno::NOENT)) => last = error,
                 Err(error) => {
@@ -84,6 +89,20 @@ impl Member {
             }
         }
         Err(failed(last))
+    }
+
+    /// Whether the others could see not long ago that we live. Asking the kernel each time would cost a claim more
+    /// than reading its line does; renewals always ask.
+    pub(crate) fn was_linked(&self, now_micros: u64) -> bool {
+        let asked = self.asked_micros.load(Ordering::Relaxed);
+        if now_micros.abs_diff(asked) < ASK_EVERY_MICROS {
+            return true;
+        }
+        let linked = self.is_linked();
+        if linked {
+            self.asked_micros.store(now_micros, Ordering::Relaxed);
+        }
+        linked
     }
 
     /// Whether the others can still see that we live: somebody may have deleted the file.
