@@ -28,8 +28,8 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
-        ["test"] => proof::prove(proof::Extent::Whole),
-        ["test", "--quick"] => proof::prove(proof::Extent::Quick),
+        ["test"] => proof::prove(steps::Extent::Whole),
+        ["test", "--quick"] => proof::prove(steps::Extent::Quick),
         ["tidy"] => tidy(),
         ["docs"] => pass_on(&mut steps::docs()),
         ["bench", rest @ ..] => {

@@ -12,18 +12,9 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use crate::steps::{self, Step, Tool, What};
+use crate::steps::{self, Extent, Step, Tool, What};
 use crate::tally::{Listener, Tally};
 use crate::{cargo, root, tidy};
-
-/// How much is proved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Extent {
-    /// Everything.
-    Whole,
-    /// What the inner loop of work needs.
-    Quick,
-}
 
 /// For how long output may still come after a command has ended, before we believe that it left a process behind.
 const AFTERMATH_MAX: Duration = Duration::from_secs(10);

@@ -7,7 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cargo;
-use crate::proof::Extent;
+
+/// How much is proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Everything.
+    Whole,
+    /// What the inner loop of work needs.
+    Quick,
+}
 
 /// One step of a proof.
 pub(crate) struct Step {

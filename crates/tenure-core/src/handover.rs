@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::acquire::{Pending, Settled};
-use crate::client::Client;
 use crate::cohort::{Cohorts, Entry, Name, Seat};
 use crate::engine::{DynContender, Restamp, Withdrawn};
 use crate::event::What;
@@ -47,12 +46,12 @@ pub(crate) enum Entered {
 
 /// Acquires for one task: at its cohort if it may share a place, and otherwise on its own.
 pub(crate) async fn acquire(
-    client: &Client,
+    shared: &Arc<Shared>,
+    cohorts: &Arc<Cohorts<Turn>>,
     wish: &Wish,
     if_busy: IfBusy,
     deadline: Option<Moment>,
 ) -> Result<Entered, Error> {
-    let shared = &client.shared;
     if wish.mode != Mode::Exclusive || wish.fairness == Fairness::StrictFifo {
         let mut pending = Pending::new(Arc::clone(shared), wish.claim(shared, if_busy));
         return Ok(match pending.settle(deadline).await? {
@@ -61,8 +60,8 @@ pub(crate) async fn acquire(
         });
     }
     let name = Name { key: wish.key.clone(), ttl: wish.ttl, quarantine: wish.quarantine };
-    let mut lead = match client.cohorts.enter(&name, wish.max_hold, if_busy) {
-        Entry::Leads => Lead::new(Cohort::new(shared, &client.cohorts, name)),
+    let mut lead = match cohorts.enter(&name, wish.max_hold, if_busy) {
+        Entry::Leads => Lead::new(Cohort::new(shared, cohorts, name)),
         Entry::Busy => return Ok(Entered::GaveUp(1)),
         Entry::Sits(mut seat) => {
             let alarm = deadline.map(|at| shared.keeper.alarm(at));

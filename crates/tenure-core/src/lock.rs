@@ -166,7 +166,7 @@ impl Lock {
         shared.keeper.start()?;
         let since = shared.clock.now();
         let deadline = patience.map(|patience| since.after(patience));
-        let entered = handover::acquire(&self.client, &wish, if_busy, deadline).await?;
+        let entered = handover::acquire(shared, &self.client.cohorts, &wish, if_busy, deadline).await?;
         Ok(match entered {
             Entered::Holds(grip) => Outcome::Acquired(Guard::new(grip, wish.max_hold, since)),
             Entered::GaveUp(ahead) => {
