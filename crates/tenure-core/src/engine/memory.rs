@@ -28,13 +28,21 @@ pub struct Memory {
 struct Shared {
     clock: Arc<dyn Clock>,
     origin: Moment,
-    ledgers: Mutex<BTreeMap<Key, Ledger<Arc<Identity>>>>,
+    lines: Mutex<Lines>,
     signals: Arc<Signals>,
+}
+
+/// The lines in use. One that is empty is forgotten, but for its last token: the lines that begin later, of whatever
+/// key, begin above it. So a million names that are used once leave nothing behind.
+#[derive(Clone, Debug, Default)]
+struct Lines {
+    in_use: BTreeMap<Key, Ledger<Arc<Identity>>>,
+    last_token: u64,
 }
 
 /// What a [`Memory`] remembers, for tests that make it forget.
 #[derive(Clone, Debug)]
-pub struct Snapshot(BTreeMap<Key, Ledger<Arc<Identity>>>);
+pub struct Snapshot(Lines);
 
 impl Memory {
     /// An empty engine on the system's clocks.
@@ -47,20 +55,18 @@ impl Memory {
     #[must_use]
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         let origin = clock.now();
-        Self {
-            shared: Arc::new(Shared { clock, origin, ledgers: Mutex::default(), signals: Arc::default() }),
-        }
+        Self { shared: Arc::new(Shared { clock, origin, lines: Mutex::default(), signals: Arc::default() }) }
     }
 
     /// What the engine remembers now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot(self.shared.ledgers().clone())
+        Snapshot(self.shared.lines().clone())
     }
 
     /// Forgets everything since the snapshot, as a failover to a lagging replica does.
     pub fn restore(&self, snapshot: Snapshot) {
-        *self.shared.ledgers() = snapshot.0;
+        *self.shared.lines() = snapshot.0;
         self.shared.signals.tell_all();
     }
 }
@@ -72,8 +78,8 @@ impl Default for Memory {
 }
 
 impl Shared {
-    fn ledgers(&self) -> MutexGuard<'_, BTreeMap<Key, Ledger<Arc<Identity>>>> {
-        self.ledgers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn terms(&self, facts: &Facts) -> Terms {
@@ -93,11 +99,34 @@ impl Shared {
         verb: impl FnOnce(&mut Ledger<Arc<Identity>>, &Terms) -> (R, Vec<Told<Arc<Identity>>>),
     ) -> R {
         let terms = self.terms(&facts());
-        let (answer, told) = verb(self.ledgers().entry(key.clone()).or_default(), &terms);
+        let (answer, told) = self.lines().act(key, |ledger| verb(ledger, &terms));
         for Told { claim, grant, .. } in told {
             self.signals.tell(claim, grant.map_or(Wake::LookAgain, Wake::Granted));
         }
         answer
+    }
+}
+
+impl Lines {
+    /// The line of a key as it is.
+    fn look(&self, key: &Key) -> Ledger<Arc<Identity>> {
+        self.in_use.get(key).cloned().unwrap_or_else(|| self.fresh())
+    }
+
+    fn fresh(&self) -> Ledger<Arc<Identity>> {
+        Ledger { last_token: self.last_token, ..Ledger::default() }
+    }
+
+    /// Lets something act on the line of a key, which begins with it and is forgotten when nothing is left of it.
+    fn act<R>(&mut self, key: &Key, act: impl FnOnce(&mut Ledger<Arc<Identity>>) -> R) -> R {
+        let fresh = self.fresh();
+        let ledger = self.in_use.entry(key.clone()).or_insert(fresh);
+        let done = act(ledger);
+        if ledger.is_idle() {
+            self.last_token = self.last_token.max(ledger.last_token);
+            self.in_use.remove(key);
+        }
+        done
     }
 }
 
@@ -124,7 +153,7 @@ impl Engine for Memory {
 
     async fn inspect(&self, key: &Key) -> Result<Line, EngineError> {
         let terms = self.shared.terms(&facts());
-        let mut ledger = self.shared.ledgers().get(key).cloned().unwrap_or_default();
+        let mut ledger = self.shared.lines().look(key);
         // The copy is settled, not the line: looking changes nothing.
         ledger.settle(&terms, &mut always);
         let view = |place: &super::ledger::Place<Arc<Identity>>| PlaceView {
@@ -144,14 +173,14 @@ impl Engine for Memory {
     async fn keys(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Vec<Key>, EngineError> {
         let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
         let terms = self.shared.terms(&facts());
-        let ledgers = self.shared.ledgers();
+        let lines = self.shared.lines();
         // A line whose places have all expired is no line, although nobody has cleared it up yet.
         let in_use = |ledger: &Ledger<_>| {
             let mut ledger = ledger.clone();
             ledger.settle(&terms, &mut always);
             !ledger.places.is_empty()
         };
-        let range = ledgers.range((from, Bound::Unbounded));
+        let range = lines.in_use.range((from, Bound::Unbounded));
         let ours = range.filter(|(key, ledger)| key.as_str().starts_with(prefix) && in_use(ledger));
         Ok(ours.take(limit).map(|(key, _)| key.clone()).collect())
     }
@@ -217,5 +246,49 @@ impl Contender for MemoryContender {
     async fn withdraw(&mut self, stray: Stray) -> Result<Withdrawn, EngineError> {
         let claim = &self.claim;
         Ok(self.shared.act(&claim.key, |ledger, terms| ledger.withdraw(claim, stray, terms, &mut always)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Grant;
+    use futures_util::FutureExt;
+
+    fn pass(engine: &Memory, name: &str) -> Grant {
+        let claim = Claim::new(Key::new(name).unwrap(), ClaimId::from_bits(rand::random()));
+        let mut contender = engine.contend(claim);
+        let Some(Ok(Attempt::Granted(grant))) = contender.attempt().now_or_never() else {
+            panic!("not granted")
+        };
+        contender.withdraw(Stray::Impossible).now_or_never().unwrap().unwrap();
+        grant
+    }
+
+    #[test]
+    fn c081_names_that_are_used_once_leave_nothing_and_no_token_comes_again() {
+        #[derive(Debug)]
+        struct Stopped;
+
+        impl Clock for Stopped {
+            fn now(&self) -> Moment {
+                Moment::new(Duration::ZERO, Duration::ZERO)
+            }
+
+            fn wall_micros(&self) -> u64 {
+                0
+            }
+        }
+
+        // Even a clock that stands still gives no token twice: the count goes on.
+        let engine = Memory::with_clock(Arc::new(Stopped));
+        let mut last = 0;
+        for n in 0..1_000 {
+            let token = pass(&engine, &format!("once/{n}")).tokens.first.get();
+            assert!(token > last);
+            last = token;
+        }
+        assert!(engine.shared.lines().in_use.is_empty());
+        assert!(pass(&engine, "once/0").tokens.first.get() > last);
     }
 }
