@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod proof;
+mod servers;
 mod steps;
 mod tally;
 mod tidy;

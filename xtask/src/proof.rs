@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::steps::{self, Extent, Step, Tool, What};
 use crate::tally::{Listener, Tally};
-use crate::{cargo, root, tidy};
+use crate::{cargo, root, servers, tidy};
 
 /// For how long output may still come after a command has ended, before we believe that it left a process behind.
 const AFTERMATH_MAX: Duration = Duration::from_secs(10);
@@ -53,6 +53,10 @@ fn run(what: What) -> (Tally, Option<String>) {
     match what {
         What::Tidy if tidy::check(&root()) => (PASSED, None),
         What::Tidy => (FAILED, Some("see the lines above".to_owned())),
+        What::Servers => match servers::ensure(servers::ALL) {
+            Ok(()) => (PASSED, None),
+            Err(trouble) => (FAILED, Some(trouble)),
+        },
         What::LeftOut(reason) => {
             println!("left out: {reason}");
             (SKIPPED, None)

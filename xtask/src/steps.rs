@@ -27,6 +27,8 @@ pub(crate) struct Step {
 pub(crate) enum What {
     /// The style that no other tool checks.
     Tidy,
+    /// The servers that tests start are there, or are installed.
+    Servers,
     /// A command that passes or fails, with what to say when it cannot even be asked for its version.
     Gate(Command, Option<Tool>),
     /// A command that runs tests, which are counted.
@@ -61,6 +63,7 @@ pub(crate) fn of(extent: Extent, root: &Path) -> Vec<Step> {
         Extent::Whole => {
             steps.push(Step::new("reference", What::Gate(docs(), None)));
             steps.push(Step::new("features of users", What::Gate(users(), None)));
+            steps.push(Step::new("servers", What::Servers));
             let all = command(&["test", "--workspace", "--all-features", "--no-fail-fast"]);
             steps.push(Step::new("tests", What::Tests(all)));
             steps.extend(examples(root).into_iter().map(|example| example.step(root)));
