@@ -19,8 +19,7 @@ struct Session {
 }
 
 impl Session {
-    /// None, with a word about it, where there is no script(1).
-    fn open(bench: &Bench) -> Option<Self> {
+    fn open(bench: &Bench) -> Self {
         let mut command = Command::new("script");
         command.args(["-qec", "bash --norc --noprofile -i", "/dev/null"]);
         command
@@ -30,10 +29,9 @@ impl Session {
             .env("SHELL", "/bin/sh");
         command.env("TENURE", env!("CARGO_BIN_EXE_tenure")).current_dir(bench.path("."));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let Ok(mut script) = command.spawn() else {
-            eprintln!("skipped: script(1) is not installed");
-            return None;
-        };
+        let mut script = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("script(1), of the essential package bsdutils: {error}"));
         let (keys, mut output) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
         let screen = Arc::new(Mutex::new(String::new()));
         let writer = Arc::clone(&screen);
@@ -45,7 +43,7 @@ impl Session {
         });
         let mut session = Self { keys, screen, seen: 0, _script: Running::of(script) };
         session.see("ready> ");
-        Some(session)
+        session
     }
 
     fn press(&mut self, keys: &str) {
@@ -69,7 +67,7 @@ impl Session {
 #[test]
 fn c102_a_command_has_the_terminal_and_gives_it_back_when_stopped() {
     let bench = Bench::new();
-    let Some(mut session) = Session::open(&bench) else { return };
+    let mut session = Session::open(&bench);
     session.press("$TENURE run a -c 'echo star''ted; cat'\n");
     session.see("started\r\n");
     session.press("one\n");
@@ -96,7 +94,7 @@ fn c102_a_command_has_the_terminal_and_gives_it_back_when_stopped() {
 #[test]
 fn c102_a_command_that_was_broken_while_stopped_is_not_continued() {
     let bench = Bench::new();
-    let Some(mut session) = Session::open(&bench) else { return };
+    let mut session = Session::open(&bench);
     session.press("$TENURE run a -c 'echo star''ted; cat; echo went'' on'\n");
     session.see("started\r\n");
     // A shell between vfork and exec cannot be stopped: cat must be there.
@@ -125,7 +123,7 @@ fn c102_a_command_that_was_broken_while_stopped_is_not_continued() {
 #[test]
 fn an_interrupted_command_ends_the_script_around_it() {
     let bench = Bench::new();
-    let Some(mut session) = Session::open(&bench) else { return };
+    let mut session = Session::open(&bench);
     session.press("bash -c '$TENURE run a -c \"echo star\"ted\"; cat\"; echo went on > went'\n");
     session.see("started\r\n");
     session.press("\x03");
@@ -139,7 +137,7 @@ fn an_interrupted_command_ends_the_script_around_it() {
 #[test]
 fn a_pipeline_keeps_working_and_the_terminal_comes_on_demand() {
     let bench = Bench::new();
-    let Some(mut session) = Session::open(&bench) else { return };
+    let mut session = Session::open(&bench);
     // The command reads from the terminal although its output is a pipe.
     session.press("$TENURE run a -c 'read x; echo got $x' | cat\n");
     session.press("word\n");
@@ -157,7 +155,7 @@ fn a_pipeline_keeps_working_and_the_terminal_comes_on_demand() {
 #[test]
 fn a_stop_in_a_script_stops_the_script() {
     let bench = Bench::new();
-    let Some(mut session) = Session::open(&bench) else { return };
+    let mut session = Session::open(&bench);
     session.press("sh -c '$TENURE run a -c \"echo star\"ted\"; cat\"; echo af''ter'\n");
     session.see("started\r\n");
     session.press("one\n");
