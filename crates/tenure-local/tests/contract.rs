@@ -7,8 +7,6 @@ mod support;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_executor::block_on;
 use proptest::prelude::*;
@@ -17,8 +15,7 @@ use tenure_core::engine::{
     Attempt, Contender, Effect, Engine, EngineErrorKind, Exclusion, Gone, Liveness, Renewal, Restamp, Retry,
     Stray, TokenDurability, Validity, Withdrawn,
 };
-use tenure_core::lease::{Clock, Moment, SystemClock};
-use tenure_core::{FencingToken, IfBusy, Mode};
+use tenure_core::{IfBusy, Mode};
 use tenure_local::{Local, LocalOptions, SyncMode};
 
 fn refused(directory: &Path) -> EngineErrorKind {
