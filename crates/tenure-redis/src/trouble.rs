@@ -84,6 +84,10 @@ impl Trouble {
             "WRONGTYPE" | "FOREIGN" => {
                 return Self::foreign(format!("the server holds something else: {reply}"));
             }
+            // So say scripts in 7.0 when the user lacks the right to one of their commands.
+            _ if reply.contains("The user executing the script") => {
+                (Denied, Effect::Unknown, Retry::Useless, "grant the rights that docs/engines/redis.md lists")
+            }
             _ if reply.contains("max number of clients") => {
                 (Unreachable, Effect::None, Retry::Worth, "raise maxclients")
             }
@@ -137,6 +141,7 @@ mod tests {
             ("NOAUTH Authentication required.", Denied, Effect::None, Retry::Useless),
             ("WRONGPASS invalid username-password", Denied, Effect::None, Retry::Useless),
             ("NOPERM this user has no permissions", Denied, Effect::Unknown, Retry::Useless),
+            ("ERR The user executing the script can't run", Denied, Effect::Unknown, Retry::Useless),
             ("WRONGTYPE Operation against", Foreign, Effect::None, Retry::Useless),
             ("ERR user_script:90: FOREIGN damaged hash script: f_1", Foreign, Effect::None, Retry::Useless),
             ("ERR max number of clients reached", Unreachable, Effect::None, Retry::Worth),

@@ -64,7 +64,21 @@ impl Server {
 
     /// One command on a connection of its own; the raw reply.
     pub fn say(&self, command: &str) -> String {
-        say(self.port, command).unwrap()
+        self.say_words(&command.split(' ').collect::<Vec<_>>())
+    }
+
+    /// The same with words that may have spaces.
+    pub fn say_words(&self, words: &[&str]) -> String {
+        Self::say_at(self.port, words)
+    }
+
+    pub fn say_at(port: u16, words: &[&str]) -> String {
+        say(port, &[words.to_vec()]).unwrap()
+    }
+
+    /// Several commands on one connection; all replies.
+    pub fn say_all_at(port: u16, commands: &[Vec<&str>]) -> String {
+        say(port, commands).unwrap()
     }
 }
 
@@ -90,7 +104,9 @@ fn spawn(port: u16, directory: &Path, options: &[String]) -> Option<Child> {
             return None;
         }
         // A server that wants a password is up as well.
-        if say(port, "PING").is_ok_and(|reply| reply.starts_with("+PONG") || reply.starts_with("-NOAUTH")) {
+        if say(port, &[vec!["PING"]])
+            .is_ok_and(|reply| reply.starts_with("+PONG") || reply.starts_with("-NOAUTH"))
+        {
             return Some(child);
         }
         if SystemClock.now().since(start) > LIMIT {
@@ -102,16 +118,16 @@ fn spawn(port: u16, directory: &Path, options: &[String]) -> Option<Child> {
     }
 }
 
-fn say(port: u16, command: &str) -> std::io::Result<String> {
+fn say(port: u16, commands: &[Vec<&str>]) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(LIMIT))?;
-    let words: Vec<_> = command.split(' ').collect();
-    let mut out = format!("*{}\r\n", words.len());
-    for word in words {
-        out.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+    let mut out = String::new();
+    for words in commands {
+        out.push_str(&format!("*{}\r\n", words.len()));
+        words.iter().for_each(|word| out.push_str(&format!("${}\r\n{word}\r\n", word.len())));
     }
+    out.push_str("*1\r\n$4\r\nQUIT\r\n");
     stream.write_all(out.as_bytes())?;
-    stream.write_all(b"*1\r\n$4\r\nQUIT\r\n")?;
     let mut reply = Vec::new();
     stream.read_to_end(&mut reply)?;
     let reply = String::from_utf8_lossy(&reply).into_owned();
