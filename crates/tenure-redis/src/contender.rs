@@ -58,18 +58,17 @@ impl RedisContender {
             Mode::Shared => ("s", 0),
             Mode::Permit { limit } => ("p", limit.get()),
         };
-        let limit = limit.to_string();
         let term = micros(self.term());
-        let spare = self.claim.spare_tokens.to_string();
-        let floor = self.floor().to_string();
+        let (spare, floor) = (self.claim.spare_tokens.to_string(), self.floor().to_string());
         let if_busy = match self.claim.if_busy {
             IfBusy::Join => "join",
             IfBusy::Leave => "leave",
         };
         // Whoever keeps the place alive does not draw the wake away from who waits.
         let home = self.shared.inbox.home_of(self.claim.id);
-        let channel = format!("{:016x}", home.as_ref().unwrap_or(link).connection);
-        let args = [&self.id, mode, &limit, &term, &spare, &floor, if_busy, &channel, &card.name];
+        let connection = home.as_ref().unwrap_or(link).connection;
+        let wish = format!("{mode} {limit} {term} {spare} {floor} {connection:016x} {}", card.name);
+        let args = [&self.id, &wish, &term, &spare, &floor, if_busy];
         let line = self.verb(link, Script::Attempt, &args.map(str::as_bytes)).await?;
         self.read_attempt(link, &line)
     }

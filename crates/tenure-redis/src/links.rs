@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ struct Shared {
     inbox: Arc<Inbox>,
     slots: Mutex<HashMap<Id, Slot>>,
     failures: AtomicU32,
+    /// Nobody is left who could use a connection.
+    over: AtomicBool,
 }
 
 enum Slot {
@@ -62,7 +64,13 @@ pub(crate) struct Link {
 
 impl Links {
     pub(crate) fn new(options: RedisOptions, inbox: Arc<Inbox>) -> Self {
-        let shared = Shared { options, inbox, slots: Mutex::default(), failures: AtomicU32::new(0) };
+        let shared = Shared {
+            options,
+            inbox,
+            slots: Mutex::default(),
+            failures: AtomicU32::new(0),
+            over: AtomicBool::new(false),
+        };
         Self { shared: Arc::new(shared), thread: OnceLock::new() }
     }
 
@@ -93,6 +101,7 @@ impl Links {
 
 impl Drop for Links {
     fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::Release);
         for (_, slot) in self.shared.slots().drain() {
             if let Slot::Up(link) = slot {
                 link.wire.close();
@@ -147,14 +156,19 @@ async fn run(shared: Arc<Shared>, runtime: Id, made: watch::Sender<Option<Result
                 connection,
                 server: dialed.server,
                 scripts: dialed.scripts,
-                patience: shared.options.response_timeout,
+                patience: shared.options.patience(),
                 card: Mutex::default(),
             });
             shared.slots().insert(runtime, Slot::Up(Arc::clone(&link)));
             // Also when the runtime ends and drops us.
             let _ended = Ended { shared: Arc::clone(&shared), runtime, link: Arc::clone(&link) };
-            made.send_replace(Some(Ok(link)));
+            made.send_replace(Some(Ok(Arc::clone(&link))));
             drop(made);
+            // Whoever asked may have gone while we connected.
+            if shared.over.load(Ordering::Acquire) {
+                link.wire.close();
+            }
+            drop(link);
             driver.await;
         }
     }

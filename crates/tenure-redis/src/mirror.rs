@@ -225,20 +225,13 @@ fn step(mirror: &mut Mirror, pure: &mut Ledger<Tag>, now: u64, verb: &Verb) -> [
                 Mode::Permit { limit } => ("p", limit.get()),
             };
             let (leave, tag) = (if leave { "leave" } else { "join" }, tag(who));
-            let (channel, card) = (format!("{:016x}", tag.connection), format!("{:016x}", tag.card));
-            let args = [
-                &id(who),
-                mode,
-                &limit.to_string(),
-                &term(ttl),
-                &spare.to_string(),
-                &floor.to_string(),
-                leave,
-            ]
-            .map(str::to_owned)
-            .into_iter()
-            .chain([channel, card])
-            .collect::<Vec<_>>();
+            let wish = format!(
+                "{mode} {limit} {} {spare} {floor} {:016x} {:016x}",
+                term(ttl),
+                tag.connection,
+                tag.card
+            );
+            let args = [id(who), wish, term(ttl), spare.to_string(), floor.to_string(), leave.to_owned()];
             ((expected, told), mirror.run(Script::Attempt, now, &args))
         }
         Verb::Renew { who, ttl } => {

@@ -166,6 +166,12 @@ impl RedisOptions {
         query.split('&').filter(|pair| !pair.is_empty()).try_fold(options, option)
     }
 
+    /// How long an answer may take: those behind a `WAIT` wait for it as well.
+    pub(crate) fn patience(&self) -> Duration {
+        let acks = if self.acks == 0 { Duration::ZERO } else { self.acks_timeout };
+        self.response_timeout.saturating_add(acks)
+    }
+
     pub(crate) fn address(&self) -> String {
         match &self.address {
             Address::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),

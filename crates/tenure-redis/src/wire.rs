@@ -132,7 +132,7 @@ impl Wire {
     pub(crate) fn kill(&self, why: &str) {
         let driver = {
             let mut state = self.state();
-            state.ended.get_or_insert_with(|| Trouble::nonsense(why));
+            state.ended.get_or_insert_with(|| Trouble::away(why));
             state.driver.take()
         };
         if let Some(driver) = driver {

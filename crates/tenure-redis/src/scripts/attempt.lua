@@ -1,10 +1,12 @@
--- ARGV: claim, mode (x, s, p), limit, term, spare tokens, floor, join or leave, channel, card.
-local mode, term = ARGV[2], tonumber(ARGV[4])
+-- ARGV: claim, wish, term, spare tokens, floor, join or leave. A wish is what the place will say of it:
+-- "<mode> <limit> <term> <asked> <floor> <connection> <card>".
+local wish, term = ARGV[2], tonumber(ARGV[3])
+local mode = string.sub(wish, 1, 1)
 
 if not line then
   -- Nobody is in the line and nobody was buried: the common case, in as few calls and conversions as can be.
   local token = head and tonumber(string.sub(head, 17)) or 0
-  local floor, spare = tonumber(ARGV[6]), tonumber(ARGV[5])
+  local floor, spare = tonumber(ARGV[5]), tonumber(ARGV[4])
   local first = math.max(math.max(token, floor) + 1, now)
   if first + spare <= MAX then
     if spare > 0 then spare = math.min(spare, math.max(0, now + AHEAD - first)) end
@@ -16,10 +18,10 @@ if not line then
     local lasts = spare == 0 and firsts or string.format('%d', first + spare)
     local nows = first == now and firsts or string.format('%d', now)
     ends = string.format('%d', ends)
+    local limit = mode == 'p' and string.match(wish, '^p (%d+)') or '0'
     redis.call('HSET', key, 'tenure', '1 ' .. kept .. ' ' .. lasts, 'line',
-      '0 ' .. ends .. ' 1 ' .. ARGV[3] .. '\n' .. mode .. '\n' .. me, me,
-      'holds ' .. ends .. ' ' .. firsts .. ' ' .. spares .. ' 0 ' .. nows .. ' ' .. mode .. ' ' .. ARGV[3] .. ' ' .. ARGV[4]
-      .. ' ' .. ARGV[5] .. ' ' .. ARGV[6] .. ' ' .. ARGV[8] .. ' ' .. ARGV[9])
+      '0 ' .. ends .. ' 1 ' .. limit .. '\n' .. mode .. '\n' .. me, me,
+      'holds ' .. ends .. ' ' .. firsts .. ' ' .. spares .. ' 0 ' .. nows .. ' ' .. wish)
     if expire then redis.call('PEXPIREAT', key, kept) end
     return me .. ' granted ' .. firsts .. ' ' .. spares .. ' 0'
   end
@@ -36,17 +38,17 @@ if texts[me] and string.sub(texts[me], 1, 4) == 'gone' then
 else
   if not texts[me] then
     if mode == 'p' then
+      local wanted = tonumber(string.match(wish, '^p (%d+)'))
       if string.find(modes, 'p', 1, true) then
-        if limit ~= tonumber(ARGV[3]) then refused = 'limit ' .. num(limit) end
+        if limit ~= wanted then refused = 'limit ' .. num(limit) end
       else
-        limit = tonumber(ARGV[3])
+        limit = wanted
       end
     end
     if not refused then
       joined = true
       modes, claims = modes .. mode, claims .. me
-      texts[me] = table.concat({ 'waits', '0', '0', '0', '0', num(now), mode, ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[8],
-        ARGV[9] }, ' ')
+      texts[me] = 'waits 0 0 0 0 ' .. num(now) .. ' ' .. wish
     end
   end
   if refused then
@@ -67,14 +69,14 @@ else
         soon = math.min(soon, ends_of(texts[claim] or found[i] or error('FOREIGN damaged hash')))
       end
       answer = num(index - 1) .. ' ' .. (ahead[1] and num(soon - now) or 'none') .. ' ' .. num(token)
-      if joined and ARGV[7] == 'leave' then
+      if joined and ARGV[6] == 'leave' then
         cut(index)
         texts[me], limit = nil, agreed
         answer = 'busy ' .. answer
       else
         -- Keep the place alive, and let the grant come where I listen now.
         local place = place_of(texts[me])
-        place.rest = string.gsub(place.rest, '%x+ %x+$', ARGV[8] .. ' ' .. ARGV[9], 1)
+        place.rest = string.gsub(place.rest, '%x+ %x+$', string.match(wish, '%x+ %x+$'), 1)
         put(me, place, now + WINDOW)
         answer = 'waiting ' .. answer
       end
