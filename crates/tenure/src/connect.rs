@@ -3,6 +3,13 @@
 use tenure_core::engine::memory::Memory;
 use tenure_core::{Error, Options, Tenure};
 
+/// The schemes of this build.
+const ENGINES: &str = if cfg!(feature = "redis") {
+    "local:, redis://, rediss://, redis+unix://, memory:"
+} else {
+    "local:, memory: (others are features)"
+};
+
 /// Connects to the engine that the URL names.
 ///
 /// # Errors
@@ -32,10 +39,18 @@ pub async fn connect_with(url: &str, options: Options) -> Result<Tenure, Error> 
             let local = local.map_err(|error| Error::of_engine("local", "open", None, error))?;
             Ok(Tenure::with_options(local, options))
         }
+        #[cfg(feature = "redis")]
+        Some("redis" | "rediss" | "redis+unix") => {
+            let redis = tenure_redis::RedisOptions::from_url(url);
+            let redis = redis.map_err(|error| Error::invalid_url(error.to_string()))?;
+            let redis = tenure_redis::Redis::open(&redis).await;
+            let redis = redis.map_err(|error| Error::of_engine("redis", "open", None, error))?;
+            Ok(Tenure::with_options(redis, options))
+        }
         Some("memory") if url == "memory:" => Ok(Tenure::with_options(Memory::new(), options)),
         Some("memory") => Err(Error::invalid_url(format!("{url:?} has more than a scheme: write memory:"))),
         Some(scheme) => Err(Error::invalid_url(format!(
-            "no engine is called {scheme:?} in this build: use one of local:, memory:"
+            "no engine is called {scheme:?} in this build: use one of {ENGINES}"
         ))),
         None => Err(Error::invalid_url(format!("{url:?} has no scheme: write for instance local:{url}"))),
     }

@@ -12,6 +12,7 @@
 //! | URL | engine |
 //! |---|---|
 //! | `local:`, `local:///var/lock/app` | a directory; between the processes of one machine |
+//! | `redis://host`, `rediss://host` | a Redis primary; with the feature `redis` |
 //! | `memory:` | this process; for tests and examples |
 
 #![forbid(unsafe_code)]

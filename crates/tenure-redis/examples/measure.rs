@@ -1,0 +1,145 @@
+//! Measures a lock's cycle against the bare one, on a server given by URL:
+//! `cargo run --release -p tenure-redis --example measure -- redis://127.0.0.1:6379`
+//!
+//! The bare cycle is `SET NX PX` and a script that compares and deletes, on the redis crate: no line, no fencing token,
+//! nobody to renew. All take turns in short rounds; a ratio is the median of those of the rounds.
+
+#![allow(clippy::unwrap_used, reason = "a program for people who measure")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tenure_core::engine::{Attempt, Contender, Engine, Stray};
+use tenure_core::lease::{Clock, SystemClock};
+use tenure_core::{Claim, ClaimId, Key, Tenure};
+use tenure_redis::{Redis, RedisOptions};
+
+const ROUND: Duration = Duration::from_millis(700);
+const ROUNDS: usize = 9;
+
+trait Cycle: Send + 'static {
+    fn once(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+struct Raw {
+    connection: redis::aio::MultiplexedConnection,
+    script: Arc<redis::Script>,
+    key: String,
+}
+
+impl Cycle for Raw {
+    async fn once(&mut self) {
+        let owner = format!("{:032x}", rand::random::<u128>());
+        let set: Option<String> = redis::cmd("SET")
+            .arg(&[self.key.as_str(), &owner, "NX", "PX", "30000"])
+            .query_async(&mut self.connection)
+            .await
+            .unwrap();
+        assert!(set.is_some());
+        let deleted: u8 =
+            self.script.key(&self.key).arg(&owner).invoke_async(&mut self.connection).await.unwrap();
+        assert_eq!(deleted, 1);
+    }
+}
+
+/// The engine's two verbs alone.
+struct Verbs {
+    engine: Redis,
+    key: Key,
+}
+
+impl Cycle for Verbs {
+    async fn once(&mut self) {
+        let claim = Claim::new(self.key.clone(), ClaimId::from_bits(rand::random()));
+        let mut contender = self.engine.contend(claim);
+        assert!(matches!(contender.attempt().await.unwrap(), Attempt::Granted(_)));
+        contender.withdraw(Stray::Impossible).await.unwrap();
+    }
+}
+
+/// What users write.
+struct Face {
+    tenure: Tenure,
+    key: Key,
+}
+
+impl Cycle for Face {
+    async fn once(&mut self) {
+        let guard = self.tenure.lock(self.key.as_str()).acquire().await.unwrap();
+        guard.release().await.unwrap();
+    }
+}
+
+/// Cycles per second of some tasks.
+async fn rate<C: Cycle>(cycles: Vec<C>) -> f64 {
+    let (start, done) = (SystemClock.now(), Arc::new(AtomicU64::new(0)));
+    let end = start.after(ROUND);
+    let tasks: Vec<_> = cycles
+        .into_iter()
+        .map(|mut cycle| {
+            let done = Arc::clone(&done);
+            tokio::spawn(async move {
+                while !SystemClock.now().reached(end) {
+                    cycle.once().await;
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    done.load(Ordering::Relaxed) as f64 / SystemClock.now().since(start).as_secs_f64()
+}
+
+async fn measure(url: &str, tasks: usize) {
+    let client = redis::Client::open(url).unwrap();
+    let connection = client.get_multiplexed_async_connection().await.unwrap();
+    let text = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
+    let script = Arc::new(redis::Script::new(text));
+    let engine = Redis::open(&RedisOptions::from_url(url).unwrap()).await.unwrap();
+    let tenure = Tenure::new(engine.clone());
+    let key = |n: usize| format!("measure/{n}");
+    let mut rates: Vec<[f64; 3]> = Vec::new();
+    for _ in 0..=ROUNDS {
+        let raw = |n| Raw { connection: connection.clone(), script: Arc::clone(&script), key: key(n) };
+        let verbs = |n| Verbs { engine: engine.clone(), key: Key::new(key(n)).unwrap() };
+        let face = |n| Face { tenure: tenure.clone(), key: Key::new(key(n)).unwrap() };
+        rates.push([
+            rate((0..tasks).map(raw).collect()).await,
+            rate((0..tasks).map(verbs).collect()).await,
+            rate((0..tasks).map(face).collect()).await,
+        ]);
+    }
+    rates.remove(0); // The first round warms up.
+    let median = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    for (at, what) in
+        ["bare cycle, redis crate", "the engine's verbs", "acquire and release"].iter().enumerate()
+    {
+        let rate = median(rates.iter().map(|round| round[at]).collect());
+        let ratio = median(rates.iter().map(|round| round[at] / round[0]).collect());
+        println!("{tasks:>3} tasks  {what:<24} {rate:>9.0}/s  {ratio:.2}");
+    }
+}
+
+fn main() {
+    let url = std::env::args().nth(1).unwrap_or_else(|| "redis://127.0.0.1:6379".to_owned());
+    for (name, mut builder) in [
+        ("one thread", tokio::runtime::Builder::new_current_thread()),
+        ("two threads", tokio::runtime::Builder::new_multi_thread()),
+    ] {
+        println!("{name}");
+        let runtime = builder.worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            for tasks in [1, 64] {
+                // In a task, as in most programs: the future of `block_on` is another thread's business.
+                let url = url.clone();
+                tokio::spawn(async move { measure(&url, tasks).await }).await.unwrap();
+            }
+        });
+    }
+}

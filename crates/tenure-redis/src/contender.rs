@@ -1,0 +1,246 @@
+//! One claim's verbs: each is one command.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tenure_core::engine::ledger::LimitDiffers;
+use tenure_core::engine::{
+    Attempt, Contender, EngineError, Gone, Grant, Renewal, Restamp, Stray, Validity, Waiting, Wake, Withdrawn,
+};
+use tenure_core::{Claim, FencingToken, IfBusy, Mode, TokenBlock};
+
+use crate::Shared;
+use crate::inbox::Ear;
+use crate::links::Link;
+use crate::names;
+use crate::resp::Value;
+use crate::scripts::Script;
+use crate::trouble::Trouble;
+
+/// Longer terms are cut: with this one, a deadline is still a number that Lua can carry.
+const TERM_MAX: Duration = Duration::from_micros(1 << 52);
+
+/// Speaks for one claim at a [`Redis`](crate::Redis).
+#[derive(Debug)]
+pub struct RedisContender {
+    shared: Arc<Shared>,
+    claim: Claim,
+    /// The claim's id and the hash of its key, as they are sent.
+    id: String,
+    hash: String,
+    ear: Option<Ear>,
+}
+
+impl RedisContender {
+    pub(crate) fn new(shared: Arc<Shared>, claim: Claim) -> Self {
+        let (id, hash) = (claim.id.to_string(), names::hash_of(&claim.key));
+        Self { shared, claim, id, hash, ear: None }
+    }
+
+    fn term(&self) -> Duration {
+        self.claim.term().min(TERM_MAX)
+    }
+
+    fn floor(&self) -> u64 {
+        self.claim.floor.map_or(0, FencingToken::get)
+    }
+
+    async fn verb(&self, link: &Link, script: Script, args: &[&[u8]]) -> Result<String, EngineError> {
+        link.verb(script, &self.claim.key, &self.hash, args).await
+    }
+
+    async fn look(&self, link: &Arc<Link>) -> Result<Attempt, EngineError> {
+        let card = self.shared.cards.of(&self.claim.identity);
+        link.show(&self.claim.identity, &card);
+        let (mode, limit) = match self.claim.mode {
+            Mode::Exclusive => ("x", 0),
+            Mode::Shared => ("s", 0),
+            Mode::Permit { limit } => ("p", limit.get()),
+        };
+        let term = micros(self.term());
+        let (spare, floor) = (self.claim.spare_tokens.to_string(), self.floor().to_string());
+        let if_busy = match self.claim.if_busy {
+            IfBusy::Join => "join",
+            IfBusy::Leave => "leave",
+        };
+        // Whoever keeps the place alive does not draw the wake away from who waits.
+        let home = self.shared.inbox.home_of(self.claim.id);
+        let connection = home.as_ref().unwrap_or(link).connection;
+        let wish = format!("{mode} {limit} {term} {spare} {floor} {connection:016x} {}", card.name);
+        let args = [&self.id, &wish, &term, &spare, &floor, if_busy];
+        let line = self.verb(link, Script::Attempt, &args.map(str::as_bytes)).await?;
+        self.read_attempt(link, &line)
+    }
+
+    fn read_attempt(&self, link: &Link, line: &str) -> Result<Attempt, EngineError> {
+        let mut words = line.split(' ');
+        let nonsense = || EngineError::from(link.confused(&Value::Text(line.into())));
+        let attempt = match words.next() {
+            Some("granted") => read_grant(&mut words).map(|(tokens, slot)| {
+                let validity = Validity::Lease(self.term());
+                Attempt::Granted(Grant { claim: self.claim.id, tokens, slot, validity })
+            }),
+            Some("waiting") => read_waiting(&mut words).map(Attempt::Waiting),
+            Some("busy") => read_waiting(&mut words).map(Attempt::Busy),
+            Some("gone") => words.next().map(|why| Attempt::Gone(read_gone(why))),
+            Some("limit") => {
+                let stored = words.next().and_then(|limit| limit.parse().ok()).and_then(NonZeroU32::new);
+                let stored = stored.ok_or_else(nonsense)?;
+                return Err(LimitDiffers { stored }.on(&self.claim.key));
+            }
+            _ => None,
+        };
+        attempt.ok_or_else(nonsense)
+    }
+
+    /// Waits until enough replicas have the grant; undoes it when they do not come.
+    async fn acknowledge(&self, link: &Link) -> Result<(), EngineError> {
+        let (wanted, timeout) = (self.shared.acks, self.shared.acks_timeout);
+        let millis = timeout.as_millis().max(1).to_string();
+        let wait = [&b"WAIT"[..], wanted.to_string().as_bytes(), millis.as_bytes()].map(<[u8]>::to_vec);
+        let wait: Vec<_> = wait.iter().map(Vec::as_slice).collect();
+        // Where the answer does not come, the grant stands: the keeper withdraws it.
+        let unknown = |trouble: Trouble| Trouble { effect: tenure_core::engine::Effect::Unknown, ..trouble };
+        let answer = link.slow_command(timeout, &wait).await.map_err(unknown)?;
+        let Value::Int(acks) = answer else { return Err(link.confused(&answer).into()) };
+        if acks >= i64::from(wanted) {
+            return Ok(());
+        }
+        // The attempt was answered, so none is on its way and no tombstone is needed: it may be made again.
+        let undone = self.leave(link, Stray::Impossible).await;
+        let message = format!("only {acks} of {wanted} replicas acknowledged the grant within {timeout:?}");
+        let mut trouble = Trouble::away(message);
+        if undone.is_err() {
+            trouble = unknown(trouble);
+        }
+        Err(trouble.into())
+    }
+
+    async fn leave(&self, link: &Link, stray: Stray) -> Result<Withdrawn, EngineError> {
+        let stray = match stray {
+            Stray::Possible => "possible",
+            Stray::Impossible => "impossible",
+        };
+        let args = [&self.id, &micros(self.term()), stray];
+        let line = self.verb(link, Script::Withdraw, &args.map(str::as_bytes)).await?;
+        read_withdrawn(&line).ok_or_else(|| link.confused(&Value::Text(line.into())).into())
+    }
+}
+
+impl Contender for RedisContender {
+    /// Joins the line, looks again, and keeps the place alive: one command, and with acknowledged grants a second.
+    ///
+    /// # Cancel safety
+    /// Safe: the answer is read and thrown away. Whether the attempt was applied is unknown.
+    async fn attempt(&mut self) -> Result<Attempt, EngineError> {
+        if let Some(ear) = &mut self.ear {
+            ear.look();
+        }
+        let link = self.shared.links.link().await?;
+        if self.ear.is_some() && self.shared.inbox.home_of(self.claim.id).is_none() {
+            // Our connection has ended and was made anew.
+            self.shared.inbox.settle(self.claim.id, &link);
+        }
+        let attempt = self.look(&link).await?;
+        match &attempt {
+            Attempt::Granted(_) if self.shared.acks > 0 => self.acknowledge(&link).await?,
+            Attempt::Waiting(_) if self.ear.is_none() && self.claim.if_busy == IfBusy::Join => {
+                self.ear = Some(self.shared.inbox.listen(self.claim.id, Some(&link)));
+            }
+            _ => {}
+        }
+        Ok(attempt)
+    }
+
+    /// Waits until something may have changed for the claim.
+    ///
+    /// # Cancel safety
+    /// Safe: what one call would have reported, the next one reports.
+    async fn changed(&mut self) -> Result<Wake, EngineError> {
+        match &mut self.ear {
+            Some(ear) => match ear.told().await {
+                // An offer is not acknowledged by anybody; the attempt that confirms it is.
+                Wake::Granted(_) if self.shared.acks > 0 => Ok(Wake::LookAgain),
+                wake => Ok(wake),
+            },
+            None => {
+                self.ear = Some(self.shared.inbox.listen(self.claim.id, None));
+                Ok(Wake::LookAgain)
+            }
+        }
+    }
+
+    async fn renew(&mut self) -> Result<Renewal, EngineError> {
+        if let Some(ear) = &mut self.ear {
+            ear.look();
+        }
+        let link = self.shared.links.link().await?;
+        link.show(&self.claim.identity, &self.shared.cards.of(&self.claim.identity));
+        let args = [&self.id, &*micros(self.term())];
+        let line = self.verb(&link, Script::Renew, &args.map(str::as_bytes)).await?;
+        let mut words = line.split(' ');
+        match (words.next(), words.next()) {
+            (Some("renewed"), None) => Ok(Renewal::Renewed(Validity::Lease(self.term()))),
+            (Some("gone"), Some(why)) => Ok(Renewal::Gone(read_gone(why))),
+            _ => Err(link.confused(&Value::Text(line.into())).into()),
+        }
+    }
+
+    async fn restamp(&mut self) -> Result<Restamp, EngineError> {
+        let link = self.shared.links.link().await?;
+        let args = [&self.id, &*self.claim.spare_tokens.to_string(), &*self.floor().to_string()];
+        let line = self.verb(&link, Script::Restamp, &args.map(str::as_bytes)).await?;
+        let mut words = line.split(' ');
+        let restamp = match words.next() {
+            Some("fresh") => read_tokens(&mut words).map(Restamp::Fresh),
+            Some("gone") => words.next().map(|why| Restamp::Gone(read_gone(why))),
+            _ => None,
+        };
+        restamp.ok_or_else(|| link.confused(&Value::Text(line.into())).into())
+    }
+
+    async fn withdraw(&mut self, stray: Stray) -> Result<Withdrawn, EngineError> {
+        let link = self.shared.links.link().await?;
+        self.leave(&link, stray).await
+    }
+}
+
+pub(crate) fn read_withdrawn(line: &str) -> Option<Withdrawn> {
+    match line {
+        "held" => Some(Withdrawn::Held),
+        "waited" => Some(Withdrawn::Waited),
+        "absent" => Some(Withdrawn::Absent),
+        _ => None,
+    }
+}
+
+fn read_tokens<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<TokenBlock> {
+    let first = FencingToken::new(words.next()?.parse().ok()?)?;
+    Some(TokenBlock { first, spare: words.next()?.parse().ok()? })
+}
+
+fn read_grant<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<(TokenBlock, u32)> {
+    Some((read_tokens(words)?, words.next()?.parse().ok()?))
+}
+
+fn read_waiting<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<Waiting> {
+    let ahead = words.next()?.parse().ok()?;
+    let look_in = match words.next()? {
+        "none" => None,
+        micros => Some(Duration::from_micros(micros.parse().ok()?)),
+    };
+    Some(Waiting { ahead, look_in, last_token: words.next()?.parse().ok()? })
+}
+
+fn read_gone(why: &str) -> Gone {
+    match why {
+        "evicted" => Gone::Evicted,
+        "withdrawn" => Gone::Withdrawn,
+        _ => Gone::Absent,
+    }
+}
+
+fn micros(duration: Duration) -> String {
+    duration.as_micros().to_string()
+}
