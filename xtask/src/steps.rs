@@ -52,6 +52,9 @@ const CLIPPY: Tool = Tool { command: "clippy", remedy: "install clippy: rustup c
 /// The crate whose tests are searches of whole state spaces.
 const MODELS: &str = "tenure-models";
 
+/// The crates whose tests start servers.
+const WITH_SERVERS: &[&str] = &["tenure-redis"];
+
 /// The steps of a proof, in the order of what fails soonest.
 pub(crate) fn of(extent: Extent, root: &Path) -> Vec<Step> {
     let mut steps = vec![
@@ -76,15 +79,18 @@ pub(crate) fn of(extent: Extent, root: &Path) -> Vec<Step> {
 fn quick(steps: &mut Vec<Step>, root: &Path) {
     let mut tests = command(&["test", "--workspace", "--all-features", "--no-fail-fast", "--lib", "--bins"]);
     tests.args(["--exclude", MODELS]);
+    tests.args(WITH_SERVERS.iter().flat_map(|package| ["--exclude", package]));
     let mut left_out = vec![
         ("reference".to_owned(), "takes long".to_owned()),
         ("features of users".to_owned(), "takes long".to_owned()),
         (format!("tests of {MODELS}"), "exhaustive searches take long".to_owned()),
         ("examples in the documentation".to_owned(), "each is a program to build".to_owned()),
     ];
+    let servers = WITH_SERVERS.iter();
+    left_out.extend(servers.map(|package| (format!("tests of {package}"), "they start servers".to_owned())));
     for (package, name, main) in targets(root, "tests") {
         match says(&main, "Slow") {
-            _ if package == MODELS => {}
+            _ if package == MODELS || WITH_SERVERS.contains(&package.as_str()) => {}
             Some(reason) => left_out.push((format!("tests of {package}, {name}"), reason)),
             None => {
                 tests.args(["--test", &name]);
