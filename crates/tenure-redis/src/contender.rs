@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use redis::Value;
 use tenure_core::engine::ledger::LimitDiffers;
 use tenure_core::engine::{
     Attempt, Contender, EngineError, Gone, Grant, Renewal, Restamp, Stray, Validity, Waiting, Wake, Withdrawn,
@@ -14,7 +15,6 @@ use crate::Shared;
 use crate::inbox::Ear;
 use crate::links::Link;
 use crate::names;
-use crate::resp::Value;
 use crate::scripts::Script;
 use crate::trouble::Trouble;
 
@@ -52,7 +52,7 @@ impl RedisContender {
 
     async fn look(&self, link: &Arc<Link>) -> Result<Attempt, EngineError> {
         let card = self.shared.cards.of(&self.claim.identity);
-        link.show(&self.claim.identity, &card);
+        link.show(&self.claim.identity, &card).await;
         let (mode, limit) = match self.claim.mode {
             Mode::Exclusive => ("x", 0),
             Mode::Shared => ("s", 0),
@@ -66,7 +66,7 @@ impl RedisContender {
         };
         // Whoever keeps the place alive does not draw the wake away from who waits.
         let home = self.shared.inbox.home_of(self.claim.id);
-        let connection = home.as_ref().unwrap_or(link).connection;
+        let connection = home.as_ref().unwrap_or(link).name;
         let wish = format!("{mode} {limit} {term} {spare} {floor} {connection:016x} {}", card.name);
         let args = [&self.id, &wish, &term, &spare, &floor, if_busy];
         let line = self.verb(link, Script::Attempt, &args.map(str::as_bytes)).await?;
@@ -75,7 +75,7 @@ impl RedisContender {
 
     fn read_attempt(&self, link: &Link, line: &str) -> Result<Attempt, EngineError> {
         let mut words = line.split(' ');
-        let nonsense = || EngineError::from(link.confused(&Value::Text(line.into())));
+        let nonsense = || EngineError::from(link.confused(&line));
         let attempt = match words.next() {
             Some("granted") => read_grant(&mut words).map(|(tokens, slot)| {
                 let validity = Validity::Lease(self.term());
@@ -98,11 +98,10 @@ impl RedisContender {
     async fn acknowledge(&self, link: &Link) -> Result<(), EngineError> {
         let (wanted, timeout) = (self.shared.acks, self.shared.acks_timeout);
         let millis = timeout.as_millis().max(1).to_string();
-        let wait = [&b"WAIT"[..], wanted.to_string().as_bytes(), millis.as_bytes()].map(<[u8]>::to_vec);
-        let wait: Vec<_> = wait.iter().map(Vec::as_slice).collect();
+        let wait = [&b"WAIT"[..], &wanted.to_string().into_bytes(), millis.as_bytes()];
         // Where the answer does not come, the grant stands: the keeper withdraws it.
         let unknown = |trouble: Trouble| Trouble { effect: tenure_core::engine::Effect::Unknown, ..trouble };
-        let answer = link.slow_command(timeout, &wait).await.map_err(unknown)?;
+        let answer = link.command(&wait).await.map_err(unknown)?;
         let Value::Int(acks) = answer else { return Err(link.confused(&answer).into()) };
         if acks >= i64::from(wanted) {
             return Ok(());
@@ -124,7 +123,7 @@ impl RedisContender {
         };
         let args = [&self.id, &micros(self.term()), stray];
         let line = self.verb(link, Script::Withdraw, &args.map(str::as_bytes)).await?;
-        read_withdrawn(&line).ok_or_else(|| link.confused(&Value::Text(line.into())).into())
+        read_withdrawn(&line).ok_or_else(|| link.confused(&line).into())
     }
 }
 
@@ -176,14 +175,14 @@ impl Contender for RedisContender {
             ear.look();
         }
         let link = self.shared.links.link().await?;
-        link.show(&self.claim.identity, &self.shared.cards.of(&self.claim.identity));
+        link.show(&self.claim.identity, &self.shared.cards.of(&self.claim.identity)).await;
         let args = [&self.id, &*micros(self.term())];
         let line = self.verb(&link, Script::Renew, &args.map(str::as_bytes)).await?;
         let mut words = line.split(' ');
         match (words.next(), words.next()) {
             (Some("renewed"), None) => Ok(Renewal::Renewed(Validity::Lease(self.term()))),
             (Some("gone"), Some(why)) => Ok(Renewal::Gone(read_gone(why))),
-            _ => Err(link.confused(&Value::Text(line.into())).into()),
+            _ => Err(link.confused(&line).into()),
         }
     }
 
@@ -197,7 +196,7 @@ impl Contender for RedisContender {
             Some("gone") => words.next().map(|why| Restamp::Gone(read_gone(why))),
             _ => None,
         };
-        restamp.ok_or_else(|| link.confused(&Value::Text(line.into())).into())
+        restamp.ok_or_else(|| link.confused(&line).into())
     }
 
     async fn withdraw(&mut self, stray: Stray) -> Result<Withdrawn, EngineError> {

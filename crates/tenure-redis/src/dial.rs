@@ -3,27 +3,30 @@
 //! Everything is asked in one go, and judged before the first verb: a server that is too old, a replica, or one that
 //! may evict locks is refused with the reason, again on each new connection.
 
+#[cfg(feature = "tls")]
+use std::error::Error;
 use std::time::Duration;
 
-use tenure_core::engine::EngineErrorKind;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use redis::aio::{AsyncPushSender, MultiplexedConnection};
+use redis::io::tcp::TcpSettings;
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, ProtocolVersion,
+    RedisConnectionInfo, RedisError, Value,
+};
+use tenure_core::engine::{Effect, EngineErrorKind};
 
 use crate::names;
 use crate::options::{Address, Eviction, RedisOptions};
-use crate::resp::{self, Value};
+use crate::reply::{self, Reply};
 use crate::scripts::Script;
 use crate::trouble::Trouble;
-use crate::wire::Stream;
 
 /// The oldest server whose scripts and pushes do what we need.
 const OLDEST: (u32, u32) = (6, 2);
 
 /// A connection that is ready for verbs.
 pub(crate) struct Dialed {
-    pub(crate) stream: Box<dyn Stream>,
-    /// What came after the last answer of the greeting.
-    pub(crate) unread: Vec<u8>,
+    pub(crate) connection: MultiplexedConnection,
     pub(crate) server: Server,
     /// The names by which the server knows our scripts, in the order of [`Script::ALL`].
     pub(crate) scripts: Vec<String>,
@@ -41,15 +44,28 @@ pub(crate) struct Server {
     pub(crate) evicts: bool,
 }
 
-/// Connects, logs in, checks, and listens on the channel of `connection`.
-pub(crate) async fn dial(options: &RedisOptions, connection: u64) -> Result<Dialed, Trouble> {
+/// How many requests may be on their way to a connection's task before the next one waits.
+const QUEUE: usize = 1024;
+
+/// Connects, logs in, checks, and listens on the channel of `name`. What is pushed goes to `pushes`.
+pub(crate) async fn dial(
+    options: &RedisOptions,
+    name: u64,
+    pushes: impl AsyncPushSender,
+) -> Result<Dialed, Trouble> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(options.connect_timeout))
+        .set_response_timeout(Some(options.patience()))
+        .set_pipeline_buffer_size(QUEUE)
+        .set_push_sender(pushes);
     let dialing = async {
-        let mut stream = open(options).await?;
-        let (server, scripts, unread) = greet(stream.as_mut(), options, connection).await?;
-        Ok(Dialed { stream, unread, server, scripts })
+        let connection = client(options)?.get_multiplexed_async_connection_with_config(&config).await;
+        let mut connection = connection.map_err(|error| kept_out(&error, options))?;
+        let (server, scripts) = greet(&mut connection, options, name).await?;
+        Ok(Dialed { connection, server, scripts })
     };
     match tokio::time::timeout(options.connect_timeout, dialing).await {
-        Ok(dialed) => dialed,
+        Ok(dialed) => dialed.map_err(|trouble| Trouble { effect: Effect::None, ..trouble }),
         Err(_) => {
             let (address, limit) = (options.address(), options.connect_timeout);
             Err(Trouble::away(format!("{address} did not let us in within {limit:?}")))
@@ -57,65 +73,102 @@ pub(crate) async fn dial(options: &RedisOptions, connection: u64) -> Result<Dial
     }
 }
 
-async fn open(options: &RedisOptions) -> Result<Box<dyn Stream>, Trouble> {
-    let failed =
-        |error: std::io::Error| Trouble::away(format!("cannot connect to {}: {error}", options.address()));
-    match &options.address {
-        Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(failed)?)),
+fn client(options: &RedisOptions) -> Result<Client, Trouble> {
+    let address = match &options.address {
+        Address::Unix(path) => ConnectionAddr::Unix(path.clone()),
+        Address::Tcp { host, port } if options.tls.is_none() => ConnectionAddr::Tcp(host.clone(), *port),
         Address::Tcp { host, port } => {
-            let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(failed)?;
-            stream.set_nodelay(true).map_err(failed)?;
-            match &options.tls {
-                None => Ok(Box::new(stream)),
-                #[cfg(feature = "tls")]
-                Some(tls) => crate::tls::wrap(stream, host, tls).await,
-                #[cfg(not(feature = "tls"))]
-                Some(_) => Err(Trouble::unsupported("this build has no TLS: turn the feature `tls` on")),
-            }
+            ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None }
         }
+    };
+    // The database is selected by the greeting, which can tell why it is refused.
+    let mut login =
+        RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
+    if let Some(password) = &options.password {
+        login = login.set_username(options.user.as_deref().unwrap_or("default")).set_password(password);
+    }
+    let unusable = |error: RedisError| Trouble::unsupported(format!("no client can be made: {error}"));
+    let info = address.into_connection_info().map_err(unusable)?;
+    let info = info.set_redis_settings(login).set_tcp_settings(TcpSettings::default().set_nodelay(true));
+    match &options.tls {
+        None => Client::open(info).map_err(unusable),
+        #[cfg(feature = "tls")]
+        Some(tls) => {
+            if rustls::crypto::CryptoProvider::get_default().is_none() {
+                // Somebody else may have been faster, which is as good.
+                let _ = rustls::crypto::ring::default_provider().install_default();
+            }
+            let Some(path) = &tls.ca else { return Client::open(info).map_err(unusable) };
+            let unreadable = |why: &dyn Error| {
+                Trouble::denied(format!("cannot read authorities from {}: {why}", path.display()))
+            };
+            let root_cert = Some(std::fs::read(path).map_err(|error| unreadable(&error))?);
+            let certificates = redis::TlsCertificates { client_tls: None, root_cert };
+            Client::build_with_tls(info, certificates).map_err(|error| unreadable(&error))
+        }
+        #[cfg(not(feature = "tls"))]
+        Some(_) => Err(Trouble::unsupported("this build has no TLS: turn the feature `tls` on")),
     }
 }
 
-/// The greeting, all in one write. Only the last two may be refused without consequence.
-async fn greet(
-    stream: &mut dyn Stream,
-    options: &RedisOptions,
-    connection: u64,
-) -> Result<(Server, Vec<String>, Vec<u8>), Trouble> {
-    let database = options.database.to_string();
-    let channel = names::channel_of(connection);
-    let mut talk = Talk { stream, unread: Vec::new(), address: options.address() };
-    let mut hello: Vec<&[u8]> = vec![b"HELLO", b"3"];
-    if let Some(password) = &options.password {
-        let user = options.user.as_deref().unwrap_or("default");
-        hello.extend([&b"AUTH"[..], user.as_bytes(), password.as_bytes()]);
+/// Why there is no connection. Nothing was applied: no verb has been sent.
+fn kept_out(error: &RedisError, options: &RedisOptions) -> Trouble {
+    let address = options.address();
+    #[cfg(feature = "tls")]
+    if is_of_tls(error) {
+        // A broken stream may be better next time; a certificate that proves nothing will not.
+        return Trouble::denied(format!("no TLS with {address}: {error}"));
     }
-    hello.extend([&b"SETNAME"[..], b"tenure"]);
-    let mut out = Vec::new();
-    resp::command(&mut out, &hello);
-    resp::command(&mut out, &[b"SELECT", database.as_bytes()]);
-    resp::command(&mut out, &[b"INFO"]);
-    for script in Script::ALL {
-        resp::command(&mut out, &[b"SCRIPT", b"LOAD", script.source().as_bytes()]);
-    }
-    resp::command(&mut out, &[b"PUBLISH", channel.as_bytes(), b""]);
-    resp::command(&mut out, &[b"CONFIG", b"GET", b"appendfsync"]);
-    resp::command(&mut out, &[b"SUBSCRIBE", channel.as_bytes()]);
-    talk.stream.write_all(&out).await.map_err(|error| talk.broke(&error))?;
-
-    match talk.answer().await? {
-        Value::Error(error) if error.starts_with("ERR unknown command") || error.starts_with("NOPROTO") => {
-            return Err(too_old(&options.address(), "one that does not speak RESP3"));
+    match (error.kind(), error.code(), error.detail()) {
+        (ErrorKind::RESP3NotSupported, ..) | (_, Some("NOPROTO"), _) => {
+            too_old(&address, "one that does not speak RESP3")
         }
-        Value::Error(error) => return Err(Trouble::of_reply(&error)),
-        _ => {}
+        (_, Some("ERR"), Some(detail)) if detail.starts_with("unknown command") => {
+            too_old(&address, "one that does not speak RESP3")
+        }
+        (_, Some(code), detail) => Trouble::of_reply(&format!("{code} {}", detail.unwrap_or_default())),
+        (ErrorKind::Io, ..) => Trouble::away(format!("cannot connect to {address}: {error}")),
+        _ => Trouble::unsupported(format!("{address} does not speak the protocol of Redis: {error}")),
     }
-    let selected = talk.answer().await?;
-    let info = talk.answer().await?;
-    let Value::Text(info) = info else { return Err(refusal(info)) };
-    let mut server = judge(&String::from_utf8_lossy(&info), options)?;
-    if let Value::Error(error) = selected {
-        let message = format!("{} has no database {database} ({error})", options.address());
+}
+
+#[cfg(feature = "tls")]
+fn is_of_tls(error: &RedisError) -> bool {
+    type Shared = std::sync::Arc<dyn Error + Send + Sync>;
+    let shared = error.source().and_then(|source| source.downcast_ref::<Shared>());
+    let io = shared.and_then(|shared| shared.downcast_ref::<std::io::Error>());
+    io.and_then(std::io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+/// The greeting, all in one write.
+async fn greet(
+    connection: &mut MultiplexedConnection,
+    options: &RedisOptions,
+    name: u64,
+) -> Result<(Server, Vec<String>), Trouble> {
+    let channel = names::channel_of(name);
+    let mut greeting = redis::pipe();
+    greeting.cmd("CLIENT").arg("SETNAME").arg("tenure");
+    greeting.cmd("SELECT").arg(options.database);
+    greeting.cmd("INFO");
+    for script in Script::ALL {
+        greeting.cmd("SCRIPT").arg("LOAD").arg(script.source());
+    }
+    greeting.cmd("PUBLISH").arg(&channel).arg("");
+    greeting.cmd("CONFIG").arg("GET").arg("appendfsync");
+    greeting.cmd("SUBSCRIBE").arg(&channel);
+    let answers = connection.send_packed_commands(&greeting, 0, greeting.len()).await;
+    let mut answers = answers.map_err(|error| kept_out(&error, options))?.into_iter();
+    // There are as many answers as commands.
+    let mut answer = || answers.next().unwrap_or(Value::Nil);
+
+    // The name is for people, who may have forbidden it.
+    let (_named, selected, info) = (answer(), answer(), answer());
+    let Some(info) = info.text() else { return Err(refusal(info)) };
+    let mut server = judge(info, options)?;
+    if let Value::ServerError(error) = selected {
+        let error = reply::error_text(&error);
+        let message = format!("{} has no database {} ({error})", options.address(), options.database);
         return Err(if error.starts_with("NOPERM") {
             Trouble::denied(message)
         } else {
@@ -124,66 +177,27 @@ async fn greet(
     }
     let mut scripts = Vec::with_capacity(Script::ALL.len());
     for _ in Script::ALL {
-        let loaded = talk.answer().await?;
+        let loaded = answer();
         scripts.push(loaded.text().map(str::to_owned).ok_or_else(|| refusal(loaded))?);
     }
-    let published = talk.answer().await?;
-    if matches!(published, Value::Error(_)) {
+    let published = answer();
+    if matches!(published, Value::ServerError(_)) {
         return Err(refusal(published));
     }
     // Managed servers hide their configuration; then the worst is assumed.
-    let fsync = talk.answer().await?.list();
-    let always = fsync.is_some_and(|fsync| fsync.get(1).and_then(Value::text) == Some("always"));
+    let fsync = answer().list();
+    let always = fsync.is_some_and(|fsync| fsync.get(1).and_then(Reply::text) == Some("always"));
     server.durable &= always;
-    match talk.answer().await? {
-        Value::Push(_) => {}
-        other => return Err(refusal(other)),
-    }
-    Ok((server, scripts, talk.unread))
-}
-
-/// A conversation before the connection is shared.
-struct Talk<'a> {
-    stream: &'a mut dyn Stream,
-    unread: Vec<u8>,
-    address: String,
-}
-
-impl Talk<'_> {
-    async fn answer(&mut self) -> Result<Value, Trouble> {
-        let mut chunk = [0; 4096];
-        loop {
-            let parsed = resp::parse(&self.unread);
-            let parsed = parsed.map_err(|_| {
-                Trouble::unsupported(format!("{} does not speak the protocol of Redis", self.address))
-            })?;
-            if let Some((value, length)) = parsed {
-                self.unread.drain(..length);
-                return Ok(value);
-            }
-            let read = self.stream.read(&mut chunk).await.map_err(|error| self.broke(&error))?;
-            if read == 0 {
-                return Err(Trouble::away(format!(
-                    "{} closed the connection while we logged in",
-                    self.address
-                )));
-            }
-            self.unread.extend_from_slice(&chunk[..read]);
-        }
-    }
-
-    fn broke(&self, error: &std::io::Error) -> Trouble {
-        Trouble::away(format!("the connection to {} broke while we logged in: {error}", self.address))
+    match answer() {
+        Value::Push { .. } => Ok((server, scripts)),
+        other => Err(refusal(other)),
     }
 }
 
-/// Why something that must be answered was not. Nothing was applied: the first verb has not been sent.
+/// Why something that must be answered was not.
 fn refusal(answer: Value) -> Trouble {
     match answer {
-        Value::Error(error) => {
-            let trouble = Trouble::of_reply(&error);
-            Trouble { effect: tenure_core::engine::Effect::None, ..trouble }
-        }
+        Value::ServerError(error) => Trouble::of_reply(&reply::error_text(&error)),
         other => Trouble::unsupported(format!("the server greets us in a way that no Redis does: {other:?}")),
     }
 }
@@ -260,7 +274,7 @@ pub(crate) fn pause_after(failures: u32) -> Duration {
 pub(crate) fn orphaned() -> Trouble {
     Trouble::new(
         EngineErrorKind::Unreachable,
-        tenure_core::engine::Effect::None,
+        Effect::None,
         tenure_core::engine::Retry::Worth,
         "the runtime that was connecting has ended",
     )

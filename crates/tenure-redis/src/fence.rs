@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
+use redis::Value;
 use tenure_core::engine::EngineError;
 use tenure_core::{FencingToken, Stale};
 
 use crate::Shared;
-use crate::resp::Value;
+use crate::reply::Reply;
 use crate::scripts::Script;
 
 /// Refuses stale holders at a resource that is kept on the same server as the lines.
@@ -85,7 +86,7 @@ impl RedisFence {
         args.extend(values);
         let answer = link.script(Script::Fence, keys, &args).await.map_err(trouble)?;
         let verdict = match &answer {
-            Value::List(list) => match list.as_slice() {
+            Value::Array(list) => match list.as_slice() {
                 [Value::Int(passed), mark] => mark
                     .text()
                     .and_then(|mark| FencingToken::new(mark.parse().ok()?))

@@ -12,7 +12,6 @@ use tenure_core::engine::{Grant, Validity, Wake};
 use tenure_core::{ClaimId, FencingToken, TokenBlock};
 
 use crate::links::Link;
-use crate::resp::Value;
 
 /// How long an offer waits for its waiter: the scripts say the same.
 pub(crate) const CLAIM_WINDOW: Duration = Duration::from_secs(3);
@@ -65,13 +64,9 @@ impl Inbox {
         }
     }
 
-    /// Takes in what the server pushed.
-    pub(crate) fn take(&self, push: &[Value]) {
-        let [kind, _channel, payload] = push else { return };
-        if kind.text() != Some("message") {
-            return;
-        }
-        let Some((claim, wake)) = payload.text().and_then(read) else { return };
+    /// Takes in a message that was published to one of our channels.
+    pub(crate) fn take(&self, message: &str) {
+        let Some((claim, wake)) = read(message) else { return };
         let mut unclaimed = lock(&self.unclaimed);
         if !self.signals.tell(claim, wake) {
             if unclaimed.len() == UNCLAIMED_MAX {
@@ -127,15 +122,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    fn message(payload: &str) -> Vec<Value> {
-        ["message", "tenure:to:1", payload].map(|text| Value::Text(text.as_bytes().to_vec())).to_vec()
-    }
-
     #[tokio::test]
     async fn c103_a_grant_that_overtakes_the_listener_is_heard() {
         let inbox = Arc::new(Inbox::default());
         let claim = ClaimId::from_bits(7);
-        inbox.take(&message(&format!("{claim} 42 2 1")));
+        inbox.take(&format!("{claim} 42 2 1"));
         let mut ear = inbox.listen(claim, None);
         let Wake::Granted(grant) = ear.told().await else { panic!() };
         assert_eq!(
@@ -143,7 +134,7 @@ mod tests {
             (claim, 42, 2, 1)
         );
         ear.look();
-        inbox.take(&message(&claim.to_string()));
+        inbox.take(&claim.to_string());
         assert_eq!(ear.told().await, Wake::LookAgain);
     }
 
@@ -154,7 +145,7 @@ mod tests {
         }
         let many = Inbox::default();
         for n in 0..3_000 {
-            many.take(&message(&ClaimId::from_bits(n).to_string()));
+            many.take(&ClaimId::from_bits(n).to_string());
         }
         assert_eq!(lock(&many.unclaimed).len(), UNCLAIMED_MAX);
     }

@@ -4,10 +4,10 @@
 //! another. Deadlines are judged by the server's clock, inside the scripts. A release grants to the next in line and
 //! tells exactly that client, over the connection on which it waits: a hand-off costs the waiter no further round trip.
 //!
-//! # Why a client of our own
-//! A lock needs to know of each command whether it may have been applied, must never have one sent twice behind its
-//! back, and must survive that its caller is cancelled at any point. Popular clients each miss one of these. What is
-//! left after that is small: one buffer, one queue and one task per connection.
+//! # What is asked of the client
+//! A lock needs to know of each command whether it may have been applied, and must never have one sent twice behind its
+//! back. So the `redis` crate is used by its plain multiplexed connection, which repeats nothing and makes nothing
+//! anew: when one has ended, we make another and know it.
 //!
 //! # Invariants
 //! 1. A verb touches one key, which it declares, and is applied as a whole or not at all.
@@ -15,8 +15,8 @@
 //! 3. The scripts keep the same books as [`tenure_core::engine::ledger`]; a test compares them verb by verb.
 //! 4. Key expiry only clears up: no verdict depends on it.
 //!
-//! Where to look: `scripts` for what happens on the server, `wire` for requests and replies, `dial` for what a server
-//! must be like, `links` for connections and runtimes, `inbox` for wakes, `trouble` for what each error means.
+//! Where to look: `scripts` for what happens on the server, `dial` for what a server must be like, `links` for
+//! connections, requests and runtimes, `inbox` for wakes, `trouble` for what each error means.
 #![forbid(unsafe_code)]
 
 mod cards;
@@ -30,17 +30,15 @@ mod mirror;
 mod names;
 mod options;
 mod record;
-mod resp;
+mod reply;
 mod scripts;
-#[cfg(feature = "tls")]
-mod tls;
 mod trouble;
-mod wire;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use redis::Value;
 use tenure_core::engine::ledger::{Expiry, Ledger, Place, Terms};
 use tenure_core::engine::{
     Engine, EngineError, EngineErrorKind, Exclusion, Facts, Line, PlaceView, TokenDurability, Withdrawn,
@@ -56,7 +54,7 @@ use dial::Server;
 use inbox::{CLAIM_WINDOW, Inbox};
 use links::{Link, Links};
 use record::Tag;
-use resp::Value;
+use reply::Reply;
 use scripts::Script;
 use trouble::Trouble;
 
@@ -156,21 +154,21 @@ impl Read {
         self
     }
 
-    fn parse(link: &Link, hash: &str, answer: Value) -> Result<Self, Trouble> {
-        let shape = |answer: &Value| -> Option<(u64, Option<Ledger<Tag>>)> {
-            let Value::List(list) = answer else { return None };
-            let [Value::List(time), Value::List(fields)] = list.as_slice() else { return None };
+    /// From the server's time and the fields of a hash.
+    fn parse(link: &Link, hash: &str, time: Value, fields: Value) -> Result<Self, Trouble> {
+        let shape = |(time, fields): (Value, Value)| -> Option<(u64, Option<Ledger<Tag>>)> {
+            let (time, fields) = (time.list()?, fields.list()?);
             let time: Vec<u64> = time.iter().filter_map(|part| part.text()?.parse().ok()).collect();
             let [seconds, micros] = time[..] else { return None };
-            let texts: Vec<_> = fields.iter().filter_map(Value::text).collect();
+            let texts: Vec<_> = fields.iter().filter_map(Reply::text).collect();
             let pairs: Vec<_> = texts.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
             let whole = texts.len() == fields.len();
             Some((seconds * 1_000_000 + micros, if whole { record::read(&pairs) } else { None }))
         };
-        match shape(&answer) {
+        match shape((time, fields)) {
             Some((now, Some(ledger))) => Ok(Self { ledger, now }),
             Some((_, None)) => Err(Trouble::foreign(format!("{hash:?} is a hash that tenure did not write"))),
-            None => Err(link.confused(&answer)),
+            None => Err(link.confused(&"neither a time nor fields")),
         }
     }
 }
@@ -178,10 +176,10 @@ impl Read {
 impl Shared {
     async fn read(&self, link: &Link, key: &Key) -> Result<Read, EngineError> {
         let hash = names::hash_of(key);
-        match link.script(Script::Inspect, &[hash.as_bytes()], &[]).await {
-            Ok(answer) => Ok(Read::parse(link, &hash, answer)?.settled()),
-            Err(trouble) => Err(trouble.into()),
-        }
+        let answer = link.script(Script::Inspect, &[hash.as_bytes()], &[]).await?;
+        let parts = answer.list().and_then(|list| <[Value; 2]>::try_from(list).ok());
+        let [time, fields] = parts.ok_or_else(|| link.confused(&"not two parts"))?;
+        Ok(Read::parse(link, &hash, time, fields)?.settled())
     }
 
     /// Which of the keys are in use, at one moment for all.
@@ -189,13 +187,12 @@ impl Shared {
         let hashes: Vec<_> = keys.iter().map(names::hash_of).collect();
         let mut reads = vec![vec![&b"TIME"[..]]];
         reads.extend(hashes.iter().map(|hash| vec![&b"HGETALL"[..], hash.as_bytes()]));
-        let mut answers = link.commands(&reads).await.into_iter();
+        let mut answers = link.commands(&reads).await?.into_iter();
         // There are as many answers as commands.
         let time = answers.next().unwrap_or_else(|| Err(Trouble::away("no answer")))?;
         let mut in_use = Vec::with_capacity(keys.len());
         for (hash, answer) in hashes.iter().zip(answers) {
-            let read =
-                answer.and_then(|fields| Read::parse(link, hash, Value::List(vec![time.clone(), fields])));
+            let read = answer.and_then(|fields| Read::parse(link, hash, time.clone(), fields));
             in_use.push(match read {
                 Ok(read) => !read.settled().ledger.places.is_empty(),
                 // What somebody else keeps under a name of ours is no line.
@@ -218,7 +215,7 @@ impl Shared {
         let names: Vec<_> = cards.iter().map(|card| names::card_of(*card)).collect();
         let gets: Vec<_> = names.iter().map(|name| vec![&b"GET"[..], name.as_bytes()]).collect();
         let mut identities = HashMap::new();
-        for (card, text) in cards.iter().zip(link.commands(&gets).await) {
+        for (card, text) in cards.iter().zip(link.commands(&gets).await?) {
             if let Some(identity) = text?.text().and_then(Card::read) {
                 identities.insert(*card, identity);
             }
@@ -245,8 +242,8 @@ impl Shared {
             ];
             let answer = link.command(&scan).await?;
             let shape = match &answer {
-                Value::List(list) => match list.as_slice() {
-                    [next, Value::List(names)] => next.text().map(|next| (next.to_owned(), names)),
+                Value::Array(list) => match list.as_slice() {
+                    [next, Value::Array(names)] => next.text().map(|next| (next.to_owned(), names)),
                     _ => None,
                 },
                 _ => None,
@@ -314,6 +311,6 @@ impl Engine for Redis {
         let link = self.shared.links.link().await?;
         let hash = names::hash_of(key);
         let line = link.verb(Script::Evict, key, &hash, &[claim.to_string().as_bytes()]).await?;
-        contender::read_withdrawn(&line).ok_or_else(|| link.confused(&Value::Text(line.into())).into())
+        contender::read_withdrawn(&line).ok_or_else(|| link.confused(&line).into())
     }
 }

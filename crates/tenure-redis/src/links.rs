@@ -8,13 +8,17 @@
 //! 1. At most one connection per runtime is up or being made; all who need it wait for the same one.
 //! 2. A connection is checked before the first verb.
 //! 3. When a connection ends, everybody who waits looks again: pushes on it are lost.
+//! 4. A request that is not answered in time ends its connection: what is behind it waits as well.
+//! 5. Nothing is ever sent twice. A caller that is cancelled takes nothing from others: the reply of what it has sent
+//!    is read in its turn and thrown away.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisResult, Value};
 use tenure_core::engine::{EngineError, EngineErrorKind};
 use tenure_core::lease::{Clock, Moment, SystemClock};
 use tenure_core::{Identity, Key};
@@ -26,10 +30,9 @@ use crate::dial::{self, Server};
 use crate::inbox::Inbox;
 use crate::names;
 use crate::options::RedisOptions;
-use crate::resp::Value;
+use crate::reply::{self, Reply};
 use crate::scripts::Script;
 use crate::trouble::Trouble;
-use crate::wire::{Driver, Wire};
 
 /// The connections of one engine.
 pub(crate) struct Links {
@@ -42,8 +45,6 @@ struct Shared {
     inbox: Arc<Inbox>,
     slots: Mutex<HashMap<Id, Slot>>,
     failures: AtomicU32,
-    /// Nobody is left who could use a connection.
-    over: AtomicBool,
 }
 
 enum Slot {
@@ -53,24 +54,60 @@ enum Slot {
 
 /// One connection, checked and ready.
 pub(crate) struct Link {
-    wire: Arc<Wire>,
+    /// None when it has been given up.
+    connection: Mutex<Option<MultiplexedConnection>>,
+    runtime: Handle,
+    life: Arc<Life>,
     /// Its name in places, and of its channel.
-    pub(crate) connection: u64,
+    pub(crate) name: u64,
     pub(crate) server: Server,
     scripts: Vec<String>,
-    patience: Duration,
     card: Mutex<Option<(Arc<Identity>, Moment)>>,
+}
+
+/// Whether a connection still stands.
+struct Life {
+    inbox: Arc<Inbox>,
+    used: AtomicBool,
+    ended: AtomicBool,
+}
+
+impl Life {
+    /// The connection has ended: who waits on it looks again. A connection that was refused had nobody.
+    fn end(&self) {
+        if !self.ended.swap(true, Ordering::AcqRel) && self.used.load(Ordering::Acquire) {
+            self.inbox.tell_all();
+        }
+    }
+}
+
+/// Lives as long as the task that drives a connection, which also ends with its runtime.
+struct Driven(Arc<Life>);
+
+impl Driven {
+    fn take(&self, push: PushInfo) -> Result<(), redis::aio::SendError> {
+        match push.kind {
+            PushKind::Disconnection => self.0.end(),
+            PushKind::Message => {
+                if let Some(message) = push.data.get(1).and_then(Reply::text) {
+                    self.0.inbox.take(message);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 impl Links {
     pub(crate) fn new(options: RedisOptions, inbox: Arc<Inbox>) -> Self {
-        let shared = Shared {
-            options,
-            inbox,
-            slots: Mutex::default(),
-            failures: AtomicU32::new(0),
-            over: AtomicBool::new(false),
-        };
+        let shared = Shared { options, inbox, slots: Mutex::default(), failures: AtomicU32::new(0) };
         Self { shared: Arc::new(shared), thread: OnceLock::new() }
     }
 
@@ -99,20 +136,9 @@ impl Links {
     }
 }
 
-impl Drop for Links {
-    fn drop(&mut self) {
-        self.shared.over.store(true, Ordering::Release);
-        for (_, slot) in self.shared.slots().drain() {
-            if let Slot::Up(link) = slot {
-                link.wire.close();
-            }
-        }
-    }
-}
-
 impl Shared {
     fn slots(&self) -> MutexGuard<'_, HashMap<Id, Slot>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.slots)
     }
 
     fn slot(self: &Arc<Self>, runtime: &Handle) -> Slot {
@@ -125,97 +151,113 @@ impl Shared {
             }
             _ => {}
         }
+        // Other runtimes may have ended and left something.
+        slots.retain(|_, slot| match slot {
+            Slot::Up(link) => !link.has_ended(),
+            Slot::Making(making) => making.has_changed().is_ok(),
+        });
         let (made, making) = watch::channel(None);
         slots.insert(id, Slot::Making(making.clone()));
         drop(slots);
-        runtime.spawn(run(Arc::clone(self), id, made));
+        runtime.spawn(make(Arc::clone(self), runtime.clone(), made));
         Slot::Making(making)
     }
 }
 
-/// Makes the connection of one runtime and drives it until it ends.
-async fn run(shared: Arc<Shared>, runtime: Id, made: watch::Sender<Option<Result<Arc<Link>, Trouble>>>) {
+/// Makes the connection of one runtime.
+async fn make(shared: Arc<Shared>, runtime: Handle, made: watch::Sender<Option<Result<Arc<Link>, Trouble>>>) {
     let pause = dial::pause_after(shared.failures.load(Ordering::Relaxed));
     if !pause.is_zero() {
         tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>())).await;
     }
-    let connection = rand::random();
-    match dial::dial(&shared.options, connection).await {
+    let name = rand::random();
+    let inbox = Arc::clone(&shared.inbox);
+    let life = Arc::new(Life { inbox, used: AtomicBool::new(false), ended: AtomicBool::new(false) });
+    let driven = Driven(Arc::clone(&life));
+    match dial::dial(&shared.options, name, move |push| driven.take(push)).await {
         Err(trouble) => {
             shared.failures.fetch_add(1, Ordering::Relaxed);
-            shared.slots().remove(&runtime);
+            shared.slots().remove(&runtime.id());
             made.send_replace(Some(Err(trouble)));
         }
         Ok(dialed) => {
             shared.failures.store(0, Ordering::Relaxed);
-            let inbox = Arc::clone(&shared.inbox);
-            let on_push = Box::new(move |push: Vec<Value>| inbox.take(&push));
-            let (wire, driver) = Driver::new(dialed.stream, dialed.unread, on_push);
+            life.used.store(true, Ordering::Release);
+            let id = runtime.id();
             let link = Arc::new(Link {
-                wire,
-                connection,
+                connection: Mutex::new(Some(dialed.connection)),
+                runtime,
+                life,
+                name,
                 server: dialed.server,
                 scripts: dialed.scripts,
-                patience: shared.options.patience(),
                 card: Mutex::default(),
             });
-            shared.slots().insert(runtime, Slot::Up(Arc::clone(&link)));
-            // Also when the runtime ends and drops us.
-            let _ended = Ended { shared: Arc::clone(&shared), runtime, link: Arc::clone(&link) };
-            made.send_replace(Some(Ok(Arc::clone(&link))));
-            drop(made);
-            // Whoever asked may have gone while we connected.
-            if shared.over.load(Ordering::Acquire) {
-                link.wire.close();
-            }
-            drop(link);
-            driver.await;
+            shared.slots().insert(id, Slot::Up(Arc::clone(&link)));
+            made.send_replace(Some(Ok(link)));
         }
-    }
-}
-
-/// Clears up behind a connection that has ended.
-struct Ended {
-    shared: Arc<Shared>,
-    runtime: Id,
-    link: Arc<Link>,
-}
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        {
-            let mut slots = self.shared.slots();
-            if matches!(slots.get(&self.runtime), Some(Slot::Up(link)) if Arc::ptr_eq(link, &self.link)) {
-                slots.remove(&self.runtime);
-            }
-        }
-        self.shared.inbox.tell_all();
     }
 }
 
 impl Link {
     pub(crate) fn has_ended(&self) -> bool {
-        self.wire.has_ended()
+        self.life.ended.load(Ordering::Acquire)
+    }
+
+    /// Gives the connection up, because it cannot be trusted any more. It is closed when nobody waits on it.
+    fn give_up(&self) {
+        self.life.end();
+        drop(lock(&self.connection).take());
+    }
+
+    /// Sends something and waits for what it gives.
+    async fn exchange<T, F>(&self, work: impl FnOnce(MultiplexedConnection) -> F) -> Result<T, Trouble>
+    where
+        T: Send + 'static,
+        F: Future<Output = RedisResult<T>> + Send + 'static,
+    {
+        let connection = if self.has_ended() { None } else { lock(&self.connection).clone() };
+        let Some(connection) = connection else { return Err(Trouble::away("the connection has ended")) };
+        let work = work(connection);
+        let done = if Handle::try_current().is_ok_and(|current| current.id() == self.runtime.id()) {
+            work.await
+        } else {
+            // The client's timers need the runtime of the connection.
+            let done = self.runtime.spawn(work).await;
+            done.map_err(|_| Trouble::lost("the runtime of the connection has ended"))?
+        };
+        done.map_err(|error| {
+            self.give_up();
+            Trouble::unanswered(&error)
+        })
+    }
+
+    async fn send(&self, command: Cmd) -> Result<Value, Trouble> {
+        self.exchange(|mut connection| async move { connection.send_packed_command(&command).await }).await
     }
 
     /// One command.
     pub(crate) async fn command(&self, parts: &[&[u8]]) -> Result<Value, Trouble> {
-        self.answered(self.wire.request(self.patience, parts).await)
+        self.answered(self.send(command(parts)).await?)
     }
 
-    /// One command that the server itself delays by up to `delay`.
-    pub(crate) async fn slow_command(&self, delay: Duration, parts: &[&[u8]]) -> Result<Value, Trouble> {
-        self.answered(self.wire.request(self.patience + delay, parts).await)
-    }
-
-    /// Several commands in one go.
-    pub(crate) async fn commands(&self, commands: &[Vec<&[u8]>]) -> Vec<Result<Value, Trouble>> {
-        let sent: Vec<_> = commands.iter().map(|parts| self.wire.request(self.patience, parts)).collect();
-        let mut answers = Vec::with_capacity(sent.len());
-        for answer in sent {
-            answers.push(self.answered(answer.await));
+    /// Several commands in one go; as many answers.
+    pub(crate) async fn commands(
+        &self,
+        commands: &[Vec<&[u8]>],
+    ) -> Result<Vec<Result<Value, Trouble>>, Trouble> {
+        if commands.is_empty() {
+            return Ok(Vec::new());
         }
-        answers
+        let mut pipeline = Pipeline::with_capacity(commands.len());
+        for parts in commands {
+            pipeline.add_command(command(parts));
+        }
+        let send = |mut connection: MultiplexedConnection| async move {
+            connection.send_packed_commands(&pipeline, 0, pipeline.len()).await
+        };
+        let answers = self.exchange(send).await?;
+        Ok(answers.into_iter().map(|answer| self.answered(answer)).collect())
     }
 
     /// A script, by name; by its text where the server has forgotten it, which certainly changed nothing.
@@ -225,17 +267,14 @@ impl Link {
         keys: &[&[u8]],
         args: &[&[u8]],
     ) -> Result<Value, Trouble> {
-        let count = [b'0' + u8::try_from(keys.len()).unwrap_or(0)];
-        let mut parts: Vec<&[u8]> = Vec::with_capacity(3 + keys.len() + args.len());
-        parts.extend([&b"EVALSHA"[..], self.scripts[script as usize].as_bytes(), &count]);
-        parts.extend(keys);
-        parts.extend(args);
-        match self.wire.request(self.patience, &parts).await {
-            Ok(Value::Error(error)) if error.starts_with("NOSCRIPT") => {
-                let source = script.source();
-                parts[0] = b"EVAL";
-                parts[1] = source.as_bytes();
-                self.answered(self.wire.request(self.patience, &parts).await)
+        let call = |how: &str, what: &str| {
+            let mut command = redis::cmd(how);
+            command.arg(what).arg(keys.len()).arg(keys).arg(args);
+            command
+        };
+        match self.send(call("EVALSHA", &self.scripts[script as usize])).await? {
+            Value::ServerError(error) if error.code() == "NOSCRIPT" => {
+                self.answered(self.send(call("EVAL", &script.source())).await?)
             }
             answer => self.answered(answer),
         }
@@ -250,13 +289,13 @@ impl Link {
         args: &[&[u8]],
     ) -> Result<String, EngineError> {
         let answer = self.script(script, &[hash.as_bytes()], args).await?;
-        let Value::Text(mut line) = answer else { return Err(self.confused(&answer).into()) };
+        let Value::BulkString(mut line) = answer else { return Err(self.confused(&answer).into()) };
         if line.get(..32) != args.first().copied() || line.get(32) != Some(&b' ') {
             // Somebody else's answer: whatever comes next on this connection may be as well.
-            return Err(self.confused(&Value::Text(line)).into());
+            return Err(self.confused(&String::from_utf8_lossy(&line)).into());
         }
         line.drain(..33);
-        let line = String::from_utf8(line).map_err(|_| self.confused(&Value::Nil))?;
+        let line = String::from_utf8(line).map_err(|error| self.confused(&error))?;
         if let Some(what) = line.strip_prefix("foreign ") {
             let message =
                 format!("{hash:?} is a {what} that tenure did not write: {key:?} cannot be locked here");
@@ -265,49 +304,48 @@ impl Link {
         Ok(line)
     }
 
-    /// The answer makes no sense: the connection ends, and whatever waits on it may have been applied.
-    pub(crate) fn confused(&self, answer: &Value) -> Trouble {
-        self.wire.kill("an answer on this connection made no sense");
+    /// The answer makes no sense: the connection ends, and what it answers may have been applied.
+    pub(crate) fn confused(&self, answer: &dyn fmt::Debug) -> Trouble {
+        self.give_up();
         let shown: String = format!("{answer:?}").chars().take(200).collect();
         Trouble::nonsense(format!("the server answered something that makes no sense: {shown}"))
     }
 
-    /// Sees to it that people can read who we are. Nobody waits for it.
-    pub(crate) fn show(&self, identity: &Arc<Identity>, card: &Card) {
+    /// Sees to it that people can read who we are. Nobody waits for the answer.
+    pub(crate) async fn show(&self, identity: &Arc<Identity>, card: &Card) {
         let now = SystemClock.now();
-        let mut shown = self.card.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((last, at)) = &*shown
-            && Arc::ptr_eq(last, identity)
-            && now.since(*at) < Card::SHOWN_FOR / 2
-        {
+        let fresh = |(last, at): &(Arc<Identity>, Moment)| {
+            Arc::ptr_eq(last, identity) && now.since(*at) < Card::SHOWN_FOR / 2
+        };
+        if lock(&self.card).as_ref().is_some_and(fresh) {
             return;
         }
-        *shown = Some((Arc::clone(identity), now));
-        drop(shown);
-        let seconds = Card::SHOWN_FOR.as_secs().to_string();
-        let name = names::card_of(card.id);
-        drop(self.wire.request(
-            self.patience,
-            &[b"SET", name.as_bytes(), card.text.as_bytes(), b"EX", seconds.as_bytes()],
-        ));
-    }
-
-    fn answered(&self, answer: Result<Value, Trouble>) -> Result<Value, Trouble> {
-        match answer {
-            Ok(Value::Error(error)) => {
-                let trouble = Trouble::of_reply(&error);
-                if error.starts_with("READONLY") {
-                    // It was a primary when we connected: find out anew who is.
-                    self.wire.kill("the server has become a replica");
-                }
-                if error.starts_with("NOAUTH") {
-                    self.wire.kill("the server has forgotten our login");
-                }
-                Err(trouble)
-            }
-            answer => answer,
+        let mut set = redis::cmd("SET");
+        set.arg(names::card_of(card.id)).arg(&card.text).arg("EX").arg(Card::SHOWN_FOR.as_secs());
+        set.set_no_response(true);
+        if self.send(set).await.is_ok() {
+            *lock(&self.card) = Some((Arc::clone(identity), now));
         }
     }
+
+    fn answered(&self, answer: Value) -> Result<Value, Trouble> {
+        let Value::ServerError(error) = answer else { return Ok(answer) };
+        // It was a primary when we connected, and knew our login: find out anew.
+        if matches!(error.code(), "READONLY" | "NOAUTH") {
+            self.give_up();
+        }
+        Err(Trouble::of_reply(&reply::error_text(&error)))
+    }
+}
+
+fn command(parts: &[&[u8]]) -> Cmd {
+    let mut command = Cmd::new();
+    command.arg(parts);
+    command
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Links {

@@ -8,18 +8,17 @@
 #[allow(dead_code, unreachable_pub, reason = "shared with tests that use more of it")]
 mod server;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use redis::{Connection, Value};
 use tenure_core::engine::ledger::{Expiry, Ledger, Terms, Told};
 use tenure_core::engine::{Attempt, Gone, Renewal, Restamp, Stray, Waiting, Withdrawn};
 use tenure_core::{Claim, ClaimId, FencingToken, IfBusy, Key, Mode, Ttl};
 
 use crate::record::{self, Tag};
-use crate::resp::{self, Value};
+use crate::reply::Reply;
 use crate::scripts::Script;
 use server::Server;
 
@@ -67,33 +66,23 @@ fn verbs() -> impl Strategy<Value = Vec<(u64, Verb)>> {
 /// Far enough in the future that no key expires by the server's own clock.
 const BASE: u64 = 2_000_000_000_000_000;
 
-struct Client(TcpStream, Vec<u8>);
+struct Client(Connection);
 
 impl Client {
     fn new(server: &Server) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(server::LIMIT)).unwrap();
-        Self(stream, Vec::new())
+        let connection = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+        connection.set_read_timeout(Some(server::LIMIT)).unwrap();
+        Self(connection)
     }
 
     fn read(&mut self) -> Value {
-        loop {
-            if let Some((value, length)) = resp::parse(&self.1).unwrap() {
-                self.1.drain(..length);
-                return value;
-            }
-            let mut chunk = [0; 65536];
-            let read = self.0.read(&mut chunk).unwrap();
-            assert_ne!(read, 0);
-            self.1.extend_from_slice(&chunk[..read]);
-        }
+        self.0.recv_response().unwrap()
     }
 
     fn ask(&mut self, parts: &[&[u8]]) -> Value {
-        let mut out = Vec::new();
-        resp::command(&mut out, parts);
-        self.0.write_all(&out).unwrap();
+        let mut command = redis::Cmd::new();
+        command.arg(parts);
+        self.0.send_packed_command(&command.get_packed_command()).unwrap();
         self.read()
     }
 }

@@ -5,6 +5,7 @@
 //! refuse it refuses at the first write; so a refusal by state (read-only, loading, full …) has changed nothing. Only a
 //! right that is missing may be noticed in the middle, since each command of a script has its own.
 
+use redis::{ErrorKind, RedisError};
 use tenure_core::engine::{Effect, EngineError, EngineErrorKind, Retry};
 
 /// An error that can be told to several who wait for the same connection.
@@ -49,6 +50,20 @@ impl Trouble {
     /// The server answered something that makes no sense.
     pub(crate) fn nonsense(message: impl Into<String>) -> Self {
         Self::new(EngineErrorKind::Protocol, Effect::Unknown, Retry::Useless, message)
+    }
+
+    /// A request was not answered, and nobody knows how far it came. Its connection must not be used again.
+    pub(crate) fn unanswered(error: &RedisError) -> Self {
+        match error.kind() {
+            ErrorKind::Io if error.is_timeout() => Self::lost("the server did not answer in time"),
+            ErrorKind::Io => Self::lost(format!("the connection broke: {error}")),
+            _ => Self::nonsense(format!("the server's answer cannot be read: {error}")),
+        }
+    }
+
+    /// The connection has ended, and whatever was under way may have been applied.
+    pub(crate) fn lost(message: impl Into<String>) -> Self {
+        Self::new(EngineErrorKind::Unreachable, Effect::Unknown, Retry::Worth, message)
     }
 
     /// The table: what an error reply means.
