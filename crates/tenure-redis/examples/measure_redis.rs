@@ -1,5 +1,7 @@
+//! By hand: it wants a server, and its figures a quiet machine.
+//!
 //! Measures a lock's cycle against the bare one, on a server given by URL:
-//! `cargo run --release -p tenure-redis --example measure -- redis://127.0.0.1:6379`
+//! `cargo run --release -p tenure-redis --example measure_redis -- redis://127.0.0.1:6379`
 //!
 //! The bare cycle is `SET NX PX` and a script that compares and deletes, on the redis crate: no line, no fencing token,
 //! nobody to renew. All take turns in short rounds; a ratio is the median of those of the rounds.
