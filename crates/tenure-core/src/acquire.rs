@@ -172,11 +172,12 @@ impl Pending {
     /// validity counts from there; otherwise it was meant for a place that has lapsed since.
     fn pushed(&mut self, grant: Grant, wait: &Wait) -> Step {
         let (sent, last_token) = wait.last_waiting();
-        if grant.tokens.first.get() <= last_token || self.is_late(&grant, sent, Duration::ZERO) {
+        // An offer stands for the claim window, which has no quarantine in it.
+        let lease = grant.validity.lease(sent, Duration::ZERO);
+        if grant.tokens.first.get() <= last_token || self.is_late(lease) {
             return Step::LookAgain;
         }
-        // An offer stands for the claim window, which has no quarantine in it.
-        match self.hold(grant, Duration::ZERO, sent) {
+        match self.hold(grant, lease) {
             Ok(hold) => {
                 // The offer stands only for the claim window: it must be confirmed at once.
                 hold.confirm_soon();
@@ -190,11 +191,12 @@ impl Pending {
     /// A grant that answered an attempt sent at `sent`.
     fn granted(&mut self, grant: Grant, sent: Moment) -> Step {
         let sent = if flaw::planted(Flaw::ValidityFromReply) { self.shared.clock.now() } else { sent };
-        if self.is_late(&grant, sent, self.claim.quarantine) {
+        let lease = grant.validity.lease(sent, self.claim.quarantine);
+        if self.is_late(lease) {
             self.shared.emit(&self.claim, What::GrantedLate);
             return Step::Late;
         }
-        match self.hold(grant, self.claim.quarantine, sent) {
+        match self.hold(grant, lease) {
             Ok(hold) => {
                 keeping::adopt_soon(&hold);
                 Step::Held(hold)
@@ -204,16 +206,11 @@ impl Pending {
     }
 
     /// Whether too little validity is left to be worth having.
-    fn is_late(&self, grant: &Grant, sent: Moment, quarantine: Duration) -> bool {
-        match grant.validity {
-            Validity::Lease(granted) => {
-                Lease::new(sent, granted.saturating_sub(quarantine)).is_late(self.shared.clock.now())
-            }
-            Validity::Lifetime => false,
-        }
+    fn is_late(&self, lease: Option<Lease>) -> bool {
+        lease.is_some_and(|lease| lease.is_late(self.shared.clock.now()))
     }
 
-    fn hold(&mut self, grant: Grant, quarantine: Duration, sent: Moment) -> Result<Arc<Hold>, EngineError> {
+    fn hold(&mut self, grant: Grant, lease: Option<Lease>) -> Result<Arc<Hold>, EngineError> {
         if grant.claim != self.claim.id {
             let message = format!("asked for claim {} and was answered for {}", self.claim.id, grant.claim);
             return Err(EngineError::new(
@@ -228,7 +225,7 @@ impl Pending {
         self.shared.saw(grant.tokens.last());
         let (shared, strays) = (Arc::clone(&self.shared), self.strays.clone());
         let contender = self.contender.take();
-        Ok(Arc::new(Hold::new(shared, self.claim.clone(), &grant, quarantine, sent, strays, contender)))
+        Ok(Arc::new(Hold::new(shared, self.claim.clone(), &grant, lease, strays, contender)))
     }
 
     fn take_contender(&mut self) -> Box<dyn DynContender> {

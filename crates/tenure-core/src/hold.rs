@@ -73,8 +73,7 @@ impl Hold {
         shared: Arc<Shared>,
         claim: Claim,
         grant: &Grant,
-        quarantine: Duration,
-        sent: Moment,
+        lease: Option<Lease>,
         strays: Strays,
         contender: Option<Box<dyn DynContender>>,
     ) -> Self {
@@ -82,7 +81,7 @@ impl Hold {
         shared.keeper.hold_begins();
         let state = State {
             phase: Phase::Held,
-            lease: lease_of(quarantine, sent, grant.validity),
+            lease,
             max_until: None,
             tokens: grant.tokens,
             guard_since: now,
@@ -153,7 +152,7 @@ impl Hold {
             return Extended::TooLate;
         }
         let sent = if flaw::planted(Flaw::ValidityFromReply) { now } else { sent };
-        state.lease = match (state.lease, lease_of(self.claim.quarantine, sent, validity)) {
+        state.lease = match (state.lease, validity.lease(sent, self.claim.quarantine)) {
             (Some(old), Some(new)) => Some(old.or_longer(new)),
             (_, new) => new,
         };
@@ -386,13 +385,5 @@ impl State {
             return Some(LossCause::Expired);
         }
         self.max_until.is_some_and(|max| now.reached(max)).then_some(LossCause::MaxHold)
-    }
-}
-
-/// The lease that an answer gives: without the quarantine, on which the holder must not count.
-fn lease_of(quarantine: Duration, sent: Moment, validity: Validity) -> Option<Lease> {
-    match validity {
-        Validity::Lease(granted) => Some(Lease::new(sent, granted.saturating_sub(quarantine))),
-        Validity::Lifetime => None,
     }
 }

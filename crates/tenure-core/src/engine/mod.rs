@@ -40,6 +40,7 @@ use std::time::Duration;
 pub(crate) use erased::{DynContender, DynEngine};
 pub use error::{Effect, EngineError, EngineErrorKind, Retry};
 
+use crate::lease::{Lease, Moment};
 use crate::{Claim, ClaimId, FencingToken, Identity, Key, Mode, TokenBlock};
 
 /// Shared storage that keeps the line of each key.
@@ -131,6 +132,17 @@ pub enum Validity {
     Lease(Duration),
     /// As long as the process that holds it lives: the kernel guards it.
     Lifetime,
+}
+
+impl Validity {
+    /// The lease that an answer to a request sent at `sent` gives: without the quarantine, on which the holder must
+    /// not count. None for a hold that cannot expire.
+    pub(crate) fn lease(self, sent: Moment, quarantine: Duration) -> Option<Lease> {
+        match self {
+            Self::Lease(granted) => Some(Lease::new(sent, granted.saturating_sub(quarantine))),
+            Self::Lifetime => None,
+        }
+    }
 }
 
 /// A claim that waits.
