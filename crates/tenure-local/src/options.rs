@@ -8,6 +8,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use tenure_core::engine::url::percent_decoded;
+
 /// Where a [`Local`](crate::Local) engine keeps its files, and how.
 ///
 /// ```
@@ -165,23 +167,6 @@ fn directory(path: &str) -> Result<Option<PathBuf>, LocalUrlError> {
         return Err(LocalUrlError::Relative(path.to_owned()));
     }
     Ok(Some(decoded))
-}
-
-/// The bytes that percent-encoded text stands for; none when an escape is broken or stands for NUL.
-fn percent_decoded(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let digits = [rest.next()?, rest.next()?];
-            let digits =
-                std::str::from_utf8(&digits).ok().filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))?;
-            bytes.push(u8::from_str_radix(digits, 16).ok().filter(|byte| *byte != 0)?);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    (!bytes.contains(&0)).then_some(bytes)
 }
 
 /// Why a URL is not one of a local engine.

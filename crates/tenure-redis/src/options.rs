@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tenure_core::engine::url::percent_decoded;
+
 /// Where a [`Redis`](crate::Redis) engine keeps its lines, and on what it insists.
 ///
 /// ```
@@ -263,19 +265,7 @@ fn option(options: RedisOptions, pair: &str) -> Result<RedisOptions, RedisUrlErr
 
 /// The text that percent-encoded text stands for; none when an escape is broken.
 fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let digits = [rest.next()?, rest.next()?];
-            let digits = std::str::from_utf8(&digits).ok();
-            let digits = digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
-            bytes.push(u8::from_str_radix(digits, 16).ok()?);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    String::from_utf8(bytes).ok().filter(|text| !text.contains('\0'))
+    String::from_utf8(percent_decoded(text)?).ok()
 }
 
 /// Why a URL is not one of a Redis server. Never shows a password.

@@ -31,6 +31,7 @@ pub mod ledger;
 pub mod line;
 pub mod memory;
 pub mod signals;
+pub mod url;
 
 use std::fmt::Debug;
 use std::future::Future;
