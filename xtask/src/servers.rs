@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 /// A program that tests start, and the Debian packages it comes in.
 #[derive(Clone, Copy)]
 pub(crate) struct Server {
+    /// Its name, or its path where it is not among the programs of users; a `*` stands for one version or another.
     pub(crate) program: &'static str,
     pub(crate) packages: &'static [&'static str],
 }
@@ -14,6 +15,11 @@ pub(crate) struct Server {
 /// What the tests of the engines need.
 pub(crate) const ALL: &[Server] = &[
     Server { program: "redis-server", packages: &["redis-server", "redis-tools"] },
+    Server { program: "etcd", packages: &["etcd-server", "etcd-client"] },
+    Server { program: "/usr/share/java/zookeeper.jar", packages: &["zookeeper"] },
+    Server { program: "/usr/lib/postgresql/*/bin/postgres", packages: &["postgresql"] },
+    Server { program: "/usr/sbin/pgbouncer", packages: &["pgbouncer"] },
+    Server { program: "/usr/sbin/mariadbd", packages: &["mariadb-server-core", "mariadb-client-core"] },
     // Makes the certificates of servers with TLS.
     Server { program: "openssl", packages: &["openssl"] },
 ];
@@ -45,6 +51,13 @@ pub(crate) fn ensure(servers: &[Server]) -> Result<(), String> {
 }
 
 fn is_there(program: &str) -> bool {
+    if let Some((folder, rest)) = program.split_once("/*/") {
+        let versions = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        return versions.into_iter().any(|version| version.path().join(rest).exists());
+    }
+    if program.starts_with('/') {
+        return Path::new(program).exists();
+    }
     // Any answer will do: not every program knows the flag.
     let asked = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     asked.is_ok()
@@ -108,5 +121,8 @@ mod tests {
     #[test]
     fn a_program_that_does_not_exist_is_not_there() {
         assert!(!is_there("no-such-program-anywhere"));
+        assert!(!is_there("/usr/no-such-program"));
+        assert!(!is_there("/usr/*/no-such-program"));
+        assert!(is_there("/usr/*/sh"));
     }
 }

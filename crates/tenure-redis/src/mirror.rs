@@ -4,10 +4,6 @@
 //! The scripts run on a real server, with one change: the time is given to them, so that terms and claim windows pass
 //! at once.
 
-#[path = "../tests/support/server.rs"]
-#[allow(dead_code, unreachable_pub, reason = "shared with tests that use more of it")]
-mod server;
-
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -16,11 +12,12 @@ use redis::{Connection, Value};
 use tenure_core::engine::ledger::{Expiry, Ledger, Terms, Told};
 use tenure_core::engine::{Attempt, Gone, Renewal, Restamp, Stray, Waiting, Withdrawn};
 use tenure_core::{Claim, ClaimId, FencingToken, IfBusy, Key, Mode, Ttl};
+use tenure_servers::LIMIT;
+use tenure_servers::redis::RedisServer;
 
 use crate::record::{self, Tag};
 use crate::reply::Reply;
 use crate::scripts::Script;
-use server::Server;
 
 const WINDOW: u64 = 3_000_000;
 
@@ -69,9 +66,9 @@ const BASE: u64 = 2_000_000_000_000_000;
 struct Client(Connection);
 
 impl Client {
-    fn new(server: &Server) -> Self {
+    fn new(server: &RedisServer) -> Self {
         let connection = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
-        connection.set_read_timeout(Some(server::LIMIT)).unwrap();
+        connection.set_read_timeout(Some(LIMIT)).unwrap();
         Self(connection)
     }
 
@@ -95,7 +92,7 @@ struct Mirror {
 }
 
 impl Mirror {
-    fn new(server: &Server) -> Self {
+    fn new(server: &RedisServer) -> Self {
         let mut client = Client::new(server);
         let timed = |script: Script| {
             script.source().replace(
@@ -264,7 +261,7 @@ fn sorted(mut ledger: Ledger<Tag>) -> Ledger<Tag> {
 
 #[test]
 fn c073_the_scripts_keep_the_same_books_as_the_pure_ledger() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]).unwrap();
     let mirror = std::cell::RefCell::new((0, Mirror::new(&server)));
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
         cases: 400,

@@ -1,19 +1,15 @@
 //! The suite on a real server, one primary without persistence.
 #![allow(clippy::expect_used, reason = "a site that cannot be opened fails the run")]
 
-#[path = "support/server.rs"]
-#[allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "shared with tests that use more of it")]
-mod server;
-
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use server::Server;
 use tenure_conformance::{Hook, Site};
 use tenure_redis::{Redis, RedisOptions};
+use tenure_servers::redis::RedisServer;
 
 /// A server of its own for each trial.
-struct RedisSite(Arc<Server>);
+struct RedisSite(Arc<RedisServer>);
 
 impl std::fmt::Debug for RedisSite {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -42,10 +38,10 @@ impl Site for RedisSite {
     }
 
     async fn forget(&self) {
-        assert_eq!(self.0.say("FLUSHALL"), "+OK\r\n");
+        assert_eq!(self.0.say("FLUSHALL").unwrap(), "+OK\r\n");
     }
 }
 
 fn main() -> ExitCode {
-    tenure_conformance::run("redis", || async { RedisSite(Arc::new(Server::start(&[]))) })
+    tenure_conformance::run("redis", || async { RedisSite(Arc::new(RedisServer::start(&[]).unwrap())) })
 }

@@ -6,7 +6,6 @@ mod support;
 use std::time::Duration;
 
 use futures_executor::block_on;
-use rustix::process::Signal;
 use support::*;
 use tenure_core::engine::{
     Attempt, Contender, Effect, Engine, EngineErrorKind, Gone, Renewal, Restamp, Retry, Stray, Validity,
@@ -18,7 +17,7 @@ use tenure_redis::Redis;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_holds_renews_restamps_and_leaves_by_one_command_each() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]).unwrap();
     let redis = open(&server).await;
     let mut holder = redis.contend(claim("k"));
     let grant = granted(&mut holder).await;
@@ -27,11 +26,11 @@ async fn a_claim_holds_renews_restamps_and_leaves_by_one_command_each() {
     assert!(matches!(holder.renew().await, Ok(Renewal::Renewed(_))));
     let Ok(Restamp::Fresh(fresh)) = holder.restamp().await else { panic!() };
     assert!(fresh.first > grant.tokens.last());
-    server.say("CONFIG RESETSTAT");
+    server.say("CONFIG RESETSTAT").unwrap();
     assert_eq!(holder.withdraw(Stray::Impossible).await.unwrap(), Withdrawn::Held);
     let next = granted(&mut redis.contend(claim("k"))).await;
     assert!(next.tokens.first > fresh.last());
-    let stats = server.say("INFO commandstats");
+    let stats = server.say("INFO commandstats").unwrap();
     for (command, calls) in [("evalsha", 2), ("time", 2), ("hmget", 2), ("hdel", 1), ("hset", 1)] {
         assert!(stats.contains(&format!("cmdstat_{command}:calls={calls},")), "{command}: {stats}");
     }
@@ -40,7 +39,7 @@ async fn a_claim_holds_renews_restamps_and_leaves_by_one_command_each() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_release_hands_the_grant_to_the_next_and_tells_it() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]).unwrap();
     let (one, two) = (open(&server).await, open(&server).await);
     let (mut holder, mut waiter) = (one.contend(claim("k")), two.contend(claim("k")));
     let first = granted(&mut holder).await;
@@ -56,14 +55,14 @@ async fn a_release_hands_the_grant_to_the_next_and_tells_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c026_a_lost_reply_does_not_block_its_own_claim() {
-    let server = Server::start(&[]);
-    let proxy = Proxy::before(server.port());
-    let redis = Redis::open(&options(&proxy.url())).await.unwrap();
+    let server = RedisServer::start(&[]).unwrap();
+    let proxy = Proxy::before(server.port(), Proxy::resp).unwrap();
+    let redis = Redis::open(&options(&url_of(&proxy))).await.unwrap();
     let mut contender = redis.contend(claim("k"));
     // The first attempt of a connection shows who we are as well; this is about one request.
     granted(&mut redis.contend(claim("other"))).await;
     redis.inspect(&key("other")).await.unwrap();
-    proxy.cut_at_next_reply();
+    proxy.next(Side::Replies, |_| true, Trick::CutBefore);
     let error = contender.attempt().await.unwrap_err();
     assert_eq!(axes(&error), (EngineErrorKind::Unreachable, Effect::Unknown, Retry::Worth));
     let grant = granted(&mut contender).await;
@@ -74,7 +73,7 @@ async fn c026_a_lost_reply_does_not_block_its_own_claim() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c027_c030_a_storm_of_cancelled_attempts_shifts_no_answer_and_leaves_no_place() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]).unwrap();
     let redis = open(&server).await;
     let storm = (0..400_u64).map(|n| {
         let redis = redis.clone();
@@ -99,16 +98,16 @@ async fn c027_c030_a_storm_of_cancelled_attempts_shifts_no_answer_and_leaves_no_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c029_an_attempt_that_arrives_after_its_withdrawal_is_refused() {
-    let server = Server::start(&[]);
-    let proxy = Proxy::before(server.port());
-    let (late, direct) = (Redis::open(&options(&proxy.url())).await.unwrap(), open(&server).await);
+    let server = RedisServer::start(&[]).unwrap();
+    let proxy = Proxy::before(server.port(), Proxy::resp).unwrap();
+    let (late, direct) = (Redis::open(&options(&url_of(&proxy))).await.unwrap(), open(&server).await);
     let wish = claim("k");
     let mut contender = late.contend(wish.clone());
-    proxy.hold_requests(true);
+    proxy.hold(Side::Requests, true);
     let attempt = tokio::spawn(async move { contender.attempt().await });
-    proxy.wait_for_events(1);
+    assert!(proxy.wait_for_events(1));
     assert_eq!(direct.contend(wish).withdraw(Stray::Possible).await.unwrap(), Withdrawn::Absent);
-    proxy.hold_requests(false);
+    proxy.hold(Side::Requests, false);
     assert!(matches!(attempt.await.unwrap(), Ok(Attempt::Gone(Gone::Withdrawn))));
     assert_eq!(places(&direct, "k").await, 0);
     granted(&mut direct.contend(claim("k"))).await;
@@ -116,24 +115,28 @@ async fn c029_an_attempt_that_arrives_after_its_withdrawal_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c030_an_answer_for_another_claim_ends_the_connection() {
-    let server = Server::start(&[]);
-    let proxy = Proxy::before(server.port());
-    let redis = Redis::open(&options(&proxy.url())).await.unwrap();
+    let server = RedisServer::start(&[]).unwrap();
+    let proxy = Proxy::before(server.port(), Proxy::resp).unwrap();
+    let redis = Redis::open(&options(&url_of(&proxy))).await.unwrap();
     let wish = claim("k");
     let (id, other) = (wish.id.to_string(), claim("k").id.to_string());
-    proxy.replace_in_replies(Some((&id, &other)));
+    let (from, to) = (id.into_bytes(), other.into_bytes());
+    let names_it = from.clone();
+    let matches = move |frame: &[u8]| frame.windows(names_it.len()).any(|window| window == names_it);
+    proxy.next(Side::Replies, matches, Trick::Replace { from, to });
     let mut contender = redis.contend(wish);
     let error = contender.attempt().await.unwrap_err();
     assert_eq!(axes(&error), (EngineErrorKind::Protocol, Effect::Unknown, Retry::Useless));
-    proxy.replace_in_replies(None);
     // The next request goes over another connection.
     granted(&mut contender).await;
-    until("the connection is given up", || server.say("CLIENT LIST").matches("name=tenure").count() == 1);
+    until("the connection is given up", || {
+        server.say("CLIENT LIST").unwrap().matches("name=tenure").count() == 1
+    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c031_c032_a_repeated_withdrawal_hits_nobody_else() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]).unwrap();
     let redis = open(&server).await;
     let (mut first, mut second) = (redis.contend(claim("k")), redis.contend(claim("k")));
     granted(&mut first).await;
@@ -146,16 +149,16 @@ async fn c031_c032_a_repeated_withdrawal_hits_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_connection_has_certainly_no_effect_and_a_silent_server_an_unknown_one() {
-    let mut server = Server::start(&[]);
+    let mut server = RedisServer::start(&[]).unwrap();
     let redis = open(&server).await;
     let mut contender = redis.contend(claim("k"));
     granted(&mut contender).await;
-    signal(&server, Signal::STOP);
+    server.process().freeze();
     let start = SystemClock.now();
     let error = contender.renew().await.unwrap_err();
     assert_eq!(axes(&error), (EngineErrorKind::Unreachable, Effect::Unknown, Retry::Worth));
     assert!(SystemClock.now().since(start) < Duration::from_secs(2), "the wait is bounded");
-    signal(&server, Signal::CONT);
+    server.process().thaw();
     assert!(matches!(contender.renew().await, Ok(Renewal::Renewed(_))), "over a new connection");
     server.kill();
     // The first notices that the connection is gone, or that the next one is refused.
@@ -166,11 +169,11 @@ async fn a_refused_connection_has_certainly_no_effect_and_a_silent_server_an_unk
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c049_c058_tokens_rise_although_a_restarted_server_has_forgotten_all() {
-    let mut server = Server::start(&[]);
+    let mut server = RedisServer::start(&[]).unwrap();
     let redis = open(&server).await;
     let mut holder = redis.contend(claim("k"));
     let before = granted(&mut holder).await;
-    server.restart();
+    server.restart().unwrap();
     until("it is reached again", || {
         block_on(async { matches!(holder.renew().await, Ok(Renewal::Gone(Gone::Absent))) })
     });
@@ -180,11 +183,11 @@ async fn c049_c058_tokens_rise_although_a_restarted_server_has_forgotten_all() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c071_scripts_are_found_again_however_often_they_are_forgotten() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]).unwrap();
     let redis = open(&server).await;
     for n in 0..200 {
         if n % 3 == 0 {
-            server.say("SCRIPT FLUSH");
+            server.say("SCRIPT FLUSH").unwrap();
         }
         let mut contender = redis.contend(claim("k"));
         granted(&mut contender).await;
@@ -195,14 +198,14 @@ async fn c071_scripts_are_found_again_however_often_they_are_forgotten() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c103_a_waiter_whose_connection_is_killed_looks_again_and_is_woken() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]).unwrap();
     let (one, two) = (open(&server).await, open(&server).await);
     let (mut holder, mut waiter) = (one.contend(claim("k")), two.contend(claim("k")));
     granted(&mut holder).await;
     for _ in 0..5 {
         waits(&mut waiter).await;
-        server.say("CLIENT KILL TYPE pubsub");
-        server.say("CLIENT KILL TYPE normal");
+        server.say("CLIENT KILL TYPE pubsub").unwrap();
+        server.say("CLIENT KILL TYPE normal").unwrap();
         assert_eq!(in_time("it looks again", waiter.changed()).await.unwrap(), Wake::LookAgain);
     }
     waits(&mut waiter).await;
@@ -213,7 +216,7 @@ async fn c103_a_waiter_whose_connection_is_killed_looks_again_and_is_woken() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c107_a_release_wakes_one_of_a_thousand_by_the_same_commands_as_one_of_two() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]).unwrap();
     let redis = open(&server).await;
     let mut cost = Vec::new();
     for waiters in [2, 1_000] {
@@ -224,10 +227,10 @@ async fn c107_a_release_wakes_one_of_a_thousand_by_the_same_commands_as_one_of_t
         for waiter in &mut line {
             waits(waiter).await;
         }
-        server.say("CONFIG RESETSTAT");
+        server.say("CONFIG RESETSTAT").unwrap();
         holder.withdraw(Stray::Impossible).await.unwrap();
         assert!(matches!(in_time("the grant comes", line[0].changed()).await, Ok(Wake::Granted(_))));
-        let stats = server.say("INFO commandstats");
+        let stats = server.say("INFO commandstats").unwrap();
         let calls = |line: &str| line.split("calls=").nth(1)?.split(',').next()?.parse::<u32>().ok();
         let ours = stats.lines().filter(|line| !line.contains("config") && !line.contains("quit"));
         cost.push(ours.filter_map(calls).sum::<u32>());
@@ -238,7 +241,7 @@ async fn c107_a_release_wakes_one_of_a_thousand_by_the_same_commands_as_one_of_t
 
 #[test]
 fn runtimes_may_come_and_go_and_callers_need_none() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]).unwrap();
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let first = runtime();
     let redis = first.block_on(open(&server));
@@ -255,12 +258,12 @@ fn runtimes_may_come_and_go_and_callers_need_none() {
     assert_eq!(second.block_on(holder.withdraw(Stray::Impossible)).unwrap(), Withdrawn::Held);
     assert!(matches!(block_on(waiter.changed()), Ok(Wake::Granted(_))));
     drop((redis, holder, waiter, second));
-    until("nothing is left open", || !server.say("CLIENT LIST").contains("name=tenure"));
+    until("nothing is left open", || !server.say("CLIENT LIST").unwrap().contains("name=tenure"));
 }
 
 #[test]
 fn the_blocking_face_works_without_a_runtime() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]).unwrap();
     let tenure = blocking::Tenure::from(Tenure::new(block_on(open(&server))));
     let guard = tenure.lock("k").acquire().unwrap();
     std::thread::scope(|threads| {

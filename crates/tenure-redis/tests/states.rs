@@ -3,10 +3,8 @@
 
 mod support;
 
-use std::process::Command;
 use std::time::Duration;
 
-use rustix::process::Signal;
 use support::*;
 use tenure_core::engine::{
     Attempt, Contender, Effect, Engine, EngineErrorKind, Exclusion, Liveness, Renewal, Retry, Stray,
@@ -18,11 +16,11 @@ use tenure_redis::{Eviction, Redis, RedisContender, RedisFenceError, RedisOption
 const NONE: (Effect, Retry) = (Effect::None, Retry::Worth);
 
 /// The verb is refused with certainty that nothing was applied, and works again when the state has passed.
-async fn refuses_for_now(server: &Server, kind: EngineErrorKind, enter: &[&str], leave: &[&str]) {
+async fn refuses_for_now(server: &RedisServer, kind: EngineErrorKind, enter: &[&str], leave: &[&str]) {
     let redis = open(server).await;
     let mut holder = redis.contend(claim("held"));
     granted(&mut holder).await;
-    enter.iter().for_each(|command| drop(server.say(command)));
+    enter.iter().for_each(|command| drop(server.say(command).unwrap()));
     let mut contender = redis.contend(claim("k"));
     let attempt = contender.attempt().await.unwrap_err();
     let renewal = holder.renew().await.unwrap_err();
@@ -30,7 +28,7 @@ async fn refuses_for_now(server: &Server, kind: EngineErrorKind, enter: &[&str],
     for error in [attempt, renewal, withdrawal] {
         assert_eq!(axes(&error), (kind, NONE.0, NONE.1), "{enter:?}: {error}");
     }
-    leave.iter().for_each(|command| drop(server.say(command)));
+    leave.iter().for_each(|command| drop(server.say(command).unwrap()));
     assert!(matches!(holder.renew().await, Ok(Renewal::Renewed(_))), "{leave:?}");
     granted(&mut contender).await;
     holder.withdraw(Stray::Impossible).await.unwrap();
@@ -39,7 +37,7 @@ async fn refuses_for_now(server: &Server, kind: EngineErrorKind, enter: &[&str],
 
 #[tokio::test]
 async fn c048_c070_a_server_without_enough_replicas_refuses_everything_for_now() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]).unwrap();
     let on = ["CONFIG SET min-replicas-to-write 1"];
     refuses_for_now(&server, EngineErrorKind::Unreachable, &on, &["CONFIG SET min-replicas-to-write 0"])
         .await;
@@ -47,56 +45,58 @@ async fn c048_c070_a_server_without_enough_replicas_refuses_everything_for_now()
 
 #[tokio::test]
 async fn c070_a_server_that_cannot_write_its_files_refuses_everything_for_now() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]).unwrap();
     std::fs::create_dir(server.directory().join("dump.rdb")).unwrap();
-    server.say_words(&["CONFIG", "SET", "save", "3600 1"]);
-    server.say("BGSAVE");
-    until("the save has failed", || server.say("INFO persistence").contains("rdb_last_bgsave_status:err"));
+    server.say_all(&[vec!["CONFIG", "SET", "save", "3600 1"]]).unwrap();
+    server.say("BGSAVE").unwrap();
+    until("the save has failed", || {
+        server.say("INFO persistence").unwrap().contains("rdb_last_bgsave_status:err")
+    });
     let redis = open(&server).await;
     let error = redis.contend(claim("k")).attempt().await.unwrap_err();
     assert_eq!(axes(&error), (EngineErrorKind::Unreachable, NONE.0, NONE.1), "{error}");
-    server.say("CONFIG SET stop-writes-on-bgsave-error no");
+    server.say("CONFIG SET stop-writes-on-bgsave-error no").unwrap();
     granted(&mut redis.contend(claim("k"))).await;
 }
 
 #[tokio::test]
 async fn c066_c070_a_primary_that_becomes_a_replica_refuses_everything_for_now() {
-    let server = Server::start(&[]);
-    let other = Server::start(&[]);
+    let server = RedisServer::start(&[]).unwrap();
+    let other = RedisServer::start(&[]).unwrap();
     let to = format!("REPLICAOF 127.0.0.1 {}", other.port());
     let redis = open(&server).await;
     let mut holder = redis.contend(claim("held"));
     granted(&mut holder).await;
-    server.say(&to);
+    server.say(&to).unwrap();
     // The first notices; those after it are told when they connect anew. Even what would find nothing is refused.
     for _ in 0..2 {
         let error = redis.contend(claim("k")).withdraw(Stray::Impossible).await.unwrap_err();
         assert_eq!(axes(&error), (EngineErrorKind::Unreachable, NONE.0, NONE.1), "{error}");
     }
     assert_eq!(refused(&server.url()).await.kind(), EngineErrorKind::Unreachable);
-    server.say("REPLICAOF NO ONE");
+    server.say("REPLICAOF NO ONE").unwrap();
     granted(&mut redis.contend(claim("k"))).await;
 }
 
 #[tokio::test]
 async fn c070_a_server_that_is_busy_with_a_script_refuses_everything_for_now() {
-    let server = Server::start(&["--busy-reply-threshold", "50"]);
+    let server = RedisServer::start(&["--busy-reply-threshold", "50"]).unwrap();
     let redis = open(&server).await;
     let mut contender = redis.contend(claim("k"));
     granted(&mut contender).await;
     let port = server.port();
-    let looping = std::thread::spawn(move || Server::say_at(port, &["EVAL", "while true do end", "0"]));
-    until("the script blocks the server", || server.say("PING").starts_with("-BUSY"));
+    let looping = std::thread::spawn(move || say(port, &[vec!["EVAL", "while true do end", "0"]]));
+    until("the script blocks the server", || server.say("PING").unwrap().starts_with("-BUSY"));
     let error = contender.renew().await.unwrap_err();
     assert_eq!(axes(&error), (EngineErrorKind::Unreachable, NONE.0, NONE.1), "{error}");
-    server.say("SCRIPT KILL");
-    looping.join().unwrap();
+    server.say("SCRIPT KILL").unwrap();
+    looping.join().unwrap().unwrap();
     assert!(matches!(contender.renew().await, Ok(Renewal::Renewed(_))));
 }
 
 #[tokio::test]
 async fn c069_a_full_server_refuses_new_claims_and_lets_the_others_renew_wait_release_and_hand_over() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]).unwrap();
     let redis = open(&server).await;
     let (mut holder, mut waiter) = (redis.contend(claim("k")), redis.contend(claim("k")));
     let (mut alone, mut next) = (redis.contend(claim("alone")), redis.contend(claim("k")));
@@ -104,8 +104,8 @@ async fn c069_a_full_server_refuses_new_claims_and_lets_the_others_renew_wait_re
     granted(&mut alone).await;
     waits(&mut waiter).await;
     waits(&mut next).await;
-    server.say("CONFIG SET maxmemory 100000");
-    assert!(server.say("SET x y").starts_with("-OOM"));
+    server.say("CONFIG SET maxmemory 100000").unwrap();
+    assert!(server.say("SET x y").unwrap().starts_with("-OOM"));
     let error = redis.contend(claim("new")).attempt().await.unwrap_err();
     assert_eq!(axes(&error), (EngineErrorKind::Full, NONE.0, NONE.1), "{error}");
     assert_eq!(places(&redis, "new").await, 0);
@@ -126,7 +126,7 @@ async fn c069_a_full_server_refuses_new_claims_and_lets_the_others_renew_wait_re
 
 #[tokio::test]
 async fn c068_a_server_that_may_evict_is_refused_and_the_override_is_honest() {
-    let server = Server::start(&["--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru"]);
+    let server = RedisServer::start(&["--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru"]).unwrap();
     let error = refused(&server.url()).await;
     assert_eq!(axes(&error), (EngineErrorKind::Unsupported, Effect::None, Retry::Useless));
     assert!(error.to_string().contains("allkeys-lru"), "{error}");
@@ -135,14 +135,14 @@ async fn c068_a_server_that_may_evict_is_refused_and_the_override_is_honest() {
     // A lock that was evicted is noticed by its renewal, and the next token is higher.
     let mut holder = redis.contend(claim("k"));
     let before = granted(&mut holder).await;
-    server.say("DEL tenure:{k}");
+    server.say("DEL tenure:{k}").unwrap();
     assert!(matches!(holder.renew().await, Ok(Renewal::Gone(_))));
     assert!(granted(&mut redis.contend(claim("k"))).await.tokens.first > before.tokens.first);
 }
 
 #[tokio::test]
 async fn c075_what_somebody_else_keeps_under_a_name_of_ours_is_named_and_untouched() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]).unwrap();
     let redis = open(&server).await;
     let damage = "HSET tenure:{damaged} tenure nonsense";
     for (make, name, kind) in [
@@ -152,8 +152,8 @@ async fn c075_what_somebody_else_keeps_under_a_name_of_ours_is_named_and_untouch
         ("HSET tenure:{other} tenure 2", "other", "another version"),
         (damage, "damaged", "another version"),
     ] {
-        server.say(make);
-        let before = server.say(&format!("DUMP tenure:{{{name}}}"));
+        server.say(make).unwrap();
+        let before = server.say(&format!("DUMP tenure:{{{name}}}")).unwrap();
         let mut contender = redis.contend(claim(name));
         let mut errors = vec![contender.attempt().await.unwrap_err(), contender.renew().await.unwrap_err()];
         errors.push(contender.withdraw(Stray::Possible).await.unwrap_err());
@@ -167,40 +167,41 @@ async fn c075_what_somebody_else_keeps_under_a_name_of_ours_is_named_and_untouch
             assert!(error.to_string().contains(kind), "{make}: {error}");
         }
         assert_eq!(redis.inspect(&key(name)).await.unwrap_err().kind(), EngineErrorKind::Foreign, "{make}");
-        assert_eq!(server.say(&format!("DUMP tenure:{{{name}}}")), before, "{make}");
+        assert_eq!(server.say(&format!("DUMP tenure:{{{name}}}")).unwrap(), before, "{make}");
     }
     assert_eq!(redis.keys("", None, 9).await.unwrap(), []);
 }
 
 #[tokio::test]
 async fn what_is_used_once_is_cleared_up_within_the_documented_time() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]).unwrap();
     let redis = open(&server).await;
     let mut contender = redis.contend(claim("k"));
     granted(&mut contender).await;
     contender.withdraw(Stray::Possible).await.unwrap();
-    let left = server.say("PTTL tenure:{k}");
+    let left = server.say("PTTL tenure:{k}").unwrap();
     let left: u64 = left.trim_start_matches(':').trim().parse().unwrap();
     let (term, half_an_hour) = (30_000, 30 * 60 * 1_000);
     assert!((half_an_hour..=2 * half_an_hour + term).contains(&left), "{left}");
-    assert!(server.say("KEYS *").matches("tenure:").count() == 2, "the line and the card");
-    let card = server.say("KEYS tenure:client:*");
+    assert!(server.say("KEYS *").unwrap().matches("tenure:").count() == 2, "the line and the card");
+    let card = server.say("KEYS tenure:client:*").unwrap();
     let card = card.lines().find(|line| line.starts_with("tenure:client:")).unwrap();
-    assert!(server.say(&format!("GET {card}")).contains("\"pid\""));
-    assert!(server.say(&format!("TTL {card}")) != ":-1\r\n");
+    assert!(server.say(&format!("GET {card}")).unwrap().contains("\"pid\""));
+    assert!(server.say(&format!("TTL {card}")).unwrap() != ":-1\r\n");
 }
 
 #[tokio::test]
 async fn the_facts_follow_the_servers_configuration() {
-    let plain = open(&Server::start(&[])).await.facts();
+    let plain = open(&RedisServer::start(&[]).unwrap()).await.facts();
     assert_eq!(
         (plain.engine, plain.liveness, plain.exclusion),
         ("redis", Liveness::Lease, Exclusion::BestEffort)
     );
     assert_eq!(plain.token_durability, TokenDurability::Volatile);
-    let everysec = open(&Server::start(&["--appendonly", "yes"])).await.facts();
+    let everysec = open(&RedisServer::start(&["--appendonly", "yes"]).unwrap()).await.facts();
     assert_eq!(everysec.exclusion, Exclusion::BestEffort);
-    let always = open(&Server::start(&["--appendonly", "yes", "--appendfsync", "always"])).await.facts();
+    let always =
+        open(&RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]).unwrap()).await.facts();
     assert_eq!(
         (always.exclusion, always.token_durability),
         (Exclusion::WithinClockRates, TokenDurability::Disk)
@@ -215,10 +216,12 @@ async fn acknowledged(contender: &mut RedisContender) {
 
 #[tokio::test]
 async fn c048_a_grant_that_too_few_replicas_acknowledge_is_undone() {
-    let primary = Server::start(&["--repl-diskless-sync-delay", "0"]);
-    let replica = Server::start(&["--replicaof", &format!("127.0.0.1 {}", primary.port())]);
-    until("the replica follows", || replica.say("INFO replication").contains("master_link_status:up"));
-    until("the primary knows it", || primary.say("INFO replication").contains("state=online"));
+    let primary = RedisServer::start(&["--repl-diskless-sync-delay", "0"]).unwrap();
+    let replica = RedisServer::start(&["--replicaof", &format!("127.0.0.1 {}", primary.port())]).unwrap();
+    until("the replica follows", || {
+        replica.say("INFO replication").unwrap().contains("master_link_status:up")
+    });
+    until("the primary knows it", || primary.say("INFO replication").unwrap().contains("state=online"));
     let acks = options(&primary.url()).with_acks(1, Duration::from_millis(300));
     let redis = Redis::open(&acks).await.unwrap();
     assert_eq!(redis.facts().exclusion, Exclusion::BestEffort);
@@ -230,11 +233,11 @@ async fn c048_a_grant_that_too_few_replicas_acknowledge_is_undone() {
     assert_eq!(in_time("a wake", waiter.changed()).await.unwrap(), Wake::LookAgain, "no grant without acks");
     granted(&mut waiter).await;
     waiter.withdraw(Stray::Impossible).await.unwrap();
-    signal(&replica, Signal::STOP);
+    replica.process().freeze();
     let error = contender.attempt().await.unwrap_err();
     assert_eq!(axes(&error), (EngineErrorKind::Unreachable, NONE.0, NONE.1), "{error}");
     assert_eq!(places(&redis, "k").await, 0, "it is undone");
-    signal(&replica, Signal::CONT);
+    replica.process().thaw();
     acknowledged(&mut contender).await;
     let error = Redis::open(&acks.with_acks(2, Duration::from_millis(300))).await.unwrap_err();
     assert_eq!(axes(&error), (EngineErrorKind::Unsupported, Effect::None, Retry::Useless), "{error}");
@@ -242,10 +245,10 @@ async fn c048_a_grant_that_too_few_replicas_acknowledge_is_undone() {
 
 #[tokio::test]
 async fn who_may_not_log_in_or_lacks_a_right_is_told_which() {
-    let server = Server::start(&["--requirepass", "secret"]);
+    let server = RedisServer::start(&["--requirepass", "secret"]).unwrap();
     let say = |words: &[&str]| {
         let all = [&["AUTH", "secret"][..], words].map(<[_]>::to_vec);
-        Server::say_all_at(server.port(), &all)
+        server.say_all(&all).unwrap()
     };
     // The rights that the page of this engine lists.
     let rights = "on >pw resetkeys ~tenure:* resetchannels &tenure:to:* -@all +hello +auth +client|setname +select \
@@ -283,11 +286,11 @@ async fn who_may_not_log_in_or_lacks_a_right_is_told_which() {
 
 #[tokio::test]
 async fn a_unix_socket_and_a_numbered_database_are_as_good() {
-    let server = Server::start(&["--unixsocket", "redis.sock"]);
+    let server = RedisServer::start(&["--unixsocket", "redis.sock"]).unwrap();
     let url = format!("redis+unix://{}?database=3", server.directory().join("redis.sock").display());
     let redis = Redis::open(&options(&url)).await.unwrap();
     granted(&mut redis.contend(claim("k"))).await;
-    assert!(server.say("INFO keyspace").contains("db3"));
+    assert!(server.say("INFO keyspace").unwrap().contains("db3"));
     assert!(matches!(open(&server).await.contend(only_try("k")).attempt().await, Ok(Attempt::Granted(_))));
     let error = refused(&format!("{}/99", server.url())).await;
     assert_eq!(axes(&error), (EngineErrorKind::Unsupported, Effect::None, Retry::Useless), "{error}");
@@ -312,52 +315,33 @@ async fn what_is_no_redis_is_refused_in_time() {
 #[cfg(feature = "tls")]
 #[tokio::test]
 async fn tls_proves_the_server_and_a_stranger_is_refused() {
-    let made = tempfile::tempdir().unwrap();
-    let path = |name: &str| made.path().join(name).display().to_string();
-    let certificate = |name: &str| {
-        let (key, cert) = (path(&format!("{name}.key")), path(&format!("{name}.pem")));
-        let made = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
-            .args(["-subj", "/CN=tenure", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"])
-            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout", &key, "-out", &cert])
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{made:?}");
-        (key, cert)
-    };
-    let ((key, cert), (_, stranger)) = (certificate("server"), certificate("stranger"));
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let tls_port = port.to_string();
-    let args = [
-        "--tls-port",
-        &tls_port,
-        "--tls-cert-file",
-        &cert,
-        "--tls-key-file",
-        &key,
-        "--tls-ca-cert-file",
-        &cert,
-    ];
-    let server = Server::start(&[&args[..], &["--tls-auth-clients", "no"]].concat());
+    let (made, stranger) = (Certificates::new().unwrap(), Certificates::new().unwrap());
+    let [port] = free_ports().unwrap();
+    let shown = |path: std::path::PathBuf| path.display().to_string();
+    let (ca, tls_port) = (shown(made.authority()), port.to_string());
+    let (cert, key) = (shown(made.certificate()), shown(made.key()));
+    let (certs, ports) = (["--tls-cert-file", &cert, "--tls-key-file", &key], ["--tls-port", &tls_port]);
+    let clients = ["--tls-ca-cert-file", &ca, "--tls-auth-clients", "no"];
+    let server = RedisServer::start(&[&ports[..], &certs, &clients].concat()).unwrap();
     let url = |ca: &str| format!("rediss://127.0.0.1:{port}?ca={ca}");
-    let redis = Redis::open(&options(&url(&cert))).await.unwrap();
+    let redis = Redis::open(&options(&url(&ca))).await.unwrap();
     let (mut holder, mut waiter) = (redis.contend(claim("k")), redis.contend(claim("k")));
     granted(&mut holder).await;
     waits(&mut waiter).await;
     holder.withdraw(Stray::Impossible).await.unwrap();
     assert!(matches!(in_time("the grant comes", waiter.changed()).await, Ok(Wake::Granted(_))));
-    for ca in [&stranger, &path("missing.pem"), &key] {
+    for ca in [&shown(stranger.authority()), &shown(made.directory().join("missing.pem")), &key] {
         let error = refused(&url(ca)).await;
         assert_eq!(axes(&error), (EngineErrorKind::Denied, Effect::None, Retry::Useless), "{ca}: {error}");
     }
     // TLS to a port that does not speak it.
-    let error = refused(&format!("rediss://127.0.0.1:{}?ca={cert}", server.port())).await;
+    let error = refused(&format!("rediss://127.0.0.1:{}?ca={ca}", server.port())).await;
     assert_eq!(error.effect(), Effect::None, "{error}");
 }
 
 #[tokio::test]
 async fn a_fence_on_the_server_refuses_a_stale_holder() {
-    let server = Server::start(&[]);
+    let server = RedisServer::start(&[]).unwrap();
     let redis = open(&server).await;
     let (old, new) = (FencingToken::new(33).unwrap(), FencingToken::new(34).unwrap());
     let fence = redis.fence("{orders}:fence");
@@ -367,10 +351,10 @@ async fn a_fence_on_the_server_refuses_a_stale_holder() {
     let error = fence.set(old, 0, "{orders}", b"stale").await.unwrap_err();
     let stale = Stale { slot: 0, offered: old, mark: new };
     assert!(matches!(error, RedisFenceError::Stale(found) if found == stale), "{error}");
-    assert_eq!(server.say("GET {orders}"), "$3\r\nold\r\n");
+    assert_eq!(server.say("GET {orders}").unwrap(), "$3\r\nold\r\n");
     fence.set(new, 0, "{orders}", b"new").await.unwrap();
     fence.enter(old, 1).await.unwrap();
-    server.say("SET {other} text");
+    server.say("SET {other} text").unwrap();
     let error = redis.fence("{other}").enter(new, 0).await.unwrap_err();
     assert!(matches!(error, RedisFenceError::Trouble(_)), "{error}");
 }

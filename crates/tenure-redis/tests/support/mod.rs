@@ -7,22 +7,17 @@
     reason = "a part of tests, each of which uses its own"
 )]
 
-pub mod proxy;
-pub mod server;
-
 use std::future::Future;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
 use tenure_core::engine::{
     Attempt, Contender, Effect, Engine, EngineError, EngineErrorKind, Grant, Retry, Waiting,
 };
-use tenure_core::lease::{Clock, SystemClock};
 use tenure_core::{Claim, ClaimId, IfBusy, Key, Ttl};
 use tenure_redis::{Redis, RedisContender, RedisOptions};
 
-pub use proxy::Proxy;
-pub use server::{LIMIT, Server};
+pub use tenure_servers::redis::{RedisServer, say};
+pub use tenure_servers::{Certificates, LIMIT, Proxy, Side, Trick, free_ports};
 
 pub fn key(name: &str) -> Key {
     Key::new(name).unwrap()
@@ -44,7 +39,7 @@ pub fn options(url: &str) -> RedisOptions {
     RedisOptions::from_url(url).unwrap().with_response_timeout(Duration::from_millis(500))
 }
 
-pub async fn open(server: &Server) -> Redis {
+pub async fn open(server: &RedisServer) -> Redis {
     Redis::open(&options(&server.url())).await.unwrap()
 }
 
@@ -83,21 +78,10 @@ pub async fn in_time<F: Future>(what: &str, future: F) -> F::Output {
 }
 
 /// Looks until it is so, within a limit.
-pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = SystemClock.now();
-    while !is_so() {
-        assert!(SystemClock.now().since(start) < LIMIT, "never: {what}");
-        std::thread::park_timeout(Duration::from_millis(2));
-    }
+pub fn until(what: &str, is_so: impl FnMut() -> bool) {
+    assert!(tenure_servers::until(is_so), "never: {what}");
 }
 
-pub fn signal(server: &Server, signal: Signal) {
-    let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
-    rustix::process::kill_process(pid, signal).unwrap();
-    if signal == Signal::STOP {
-        until("the server is stopped", || {
-            let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.pid())).unwrap();
-            stat.rsplit_once(") ").unwrap().1.starts_with('T')
-        });
-    }
+pub fn url_of(proxy: &Proxy) -> String {
+    format!("redis://127.0.0.1:{}", proxy.port())
 }

@@ -1,0 +1,2 @@
+//! The MariaDB and MySQL engine of tenure: locks beside the data, with transactions that only a holder can commit.
+#![forbid(unsafe_code)]

@@ -1,0 +1,454 @@
+//! A proxy between clients and one server that misbehaves when it is told to.
+//!
+//! What passes is cut into the frames of the protocol, so that a test can speak of the next request or the next reply.
+//! Each direction of each connection has a thread that reads and one that writes; between them is a queue, so that a
+//! delay makes the way longer and not narrower.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::wait::now;
+use crate::{LIMIT, ServerError};
+
+/// How long the first whole frame of these bytes is, if it is there.
+pub type Framing = fn(&[u8]) -> Option<usize>;
+
+/// Which way something goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "there are two ways")]
+pub enum Side {
+    /// From clients to the server.
+    Requests,
+    /// From the server to clients.
+    Replies,
+}
+
+/// What is done to one frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Trick {
+    /// It is lost; what follows passes.
+    Drop,
+    /// It is passed on twice.
+    Duplicate,
+    /// The connection is cut instead of passing it on.
+    CutBefore,
+    /// It is passed on, and the connection is cut.
+    CutAfter,
+    /// It is passed on with the first of these bytes written as others.
+    Replace {
+        /// What is looked for.
+        from: Vec<u8>,
+        /// What is written instead.
+        to: Vec<u8>,
+    },
+    /// It is passed on so much later, and what follows with it.
+    Delay(Duration),
+}
+
+/// Listens on a port of its own and passes everything on to a server.
+#[derive(Debug)]
+pub struct Proxy {
+    port: u16,
+    rules: Arc<Rules>,
+}
+
+type Matcher = Box<dyn Fn(&[u8]) -> bool + Send>;
+
+#[derive(Default)]
+struct Rules {
+    now: Mutex<Now>,
+    changed: Condvar,
+}
+
+impl std::fmt::Debug for Rules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rules").finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Now {
+    requests: Way,
+    replies: Way,
+    /// New connections are closed at once.
+    refuses: bool,
+    open: Vec<(TcpStream, TcpStream)>,
+    /// How many tricks were played, and frames held.
+    events: usize,
+}
+
+#[derive(Default)]
+struct Way {
+    holds: bool,
+    swallows: bool,
+    delay: Duration,
+    tricks: VecDeque<(Matcher, Trick)>,
+}
+
+impl Now {
+    fn way(&mut self, side: Side) -> &mut Way {
+        match side {
+            Side::Requests => &mut self.requests,
+            Side::Replies => &mut self.replies,
+        }
+    }
+}
+
+impl Proxy {
+    /// A proxy before the server at a port of this machine.
+    ///
+    /// # Errors
+    /// When the machine has no port left.
+    pub fn before(server_port: u16, framing: Framing) -> Result<Self, ServerError> {
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(ServerError::step("open a proxy"))?;
+        let port = listener.local_addr().map_err(ServerError::step("open a proxy"))?.port();
+        let rules = Arc::new(Rules::default());
+        let ours = Arc::downgrade(&rules);
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Some(rules) = ours.upgrade() else { return };
+                // A server that is away looks to the client like one that hangs up.
+                let _ = connect(&rules, client, server_port, framing);
+            }
+        });
+        Ok(Self { port, rules })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Plays a trick on the next frame that goes this way and that matches. Tricks of one way are played in order.
+    pub fn next(&self, side: Side, matches: impl Fn(&[u8]) -> bool + Send + 'static, trick: Trick) {
+        self.rules.now().way(side).tricks.push_back((Box::new(matches), trick));
+    }
+
+    /// Keeps back what goes this way, or lets it go on; nothing is lost.
+    pub fn hold(&self, side: Side, holds: bool) {
+        self.rules.now().way(side).holds = holds;
+        self.rules.changed.notify_all();
+    }
+
+    /// Loses all that goes this way, on connections that stay open: half of a network is gone.
+    pub fn swallow(&self, side: Side, swallows: bool) {
+        self.rules.now().way(side).swallows = swallows;
+    }
+
+    /// Makes this way longer.
+    pub fn delay(&self, side: Side, delay: Duration) {
+        self.rules.now().way(side).delay = delay;
+    }
+
+    /// Cuts all connections that are open.
+    pub fn cut(&self) {
+        let mut now = self.rules.now();
+        now.events += 1;
+        for (client, server) in now.open.drain(..) {
+            hang_up(&client, &server);
+        }
+        drop(now);
+        self.rules.changed.notify_all();
+    }
+
+    /// Closes new connections at once, or accepts them again.
+    pub fn refuse(&self, refuses: bool) {
+        self.rules.now().refuses = refuses;
+    }
+
+    /// How many tricks were played, frames held, and cuts made.
+    #[must_use]
+    pub fn events(&self) -> usize {
+        self.rules.now().events
+    }
+
+    /// Waits until there were so many events; false when there were not within [`LIMIT`].
+    #[must_use]
+    pub fn wait_for_events(&self, count: usize) -> bool {
+        let now = self.rules.now();
+        let waited = self.rules.changed.wait_timeout_while(now, LIMIT, |now| now.events < count);
+        let (_now, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        !timeout.timed_out()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.refuse(true);
+        self.hold(Side::Requests, false);
+        self.hold(Side::Replies, false);
+        self.cut();
+        // Wakes the thread that listens, which then finds that nobody needs it.
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let _ = TcpStream::connect_timeout(&address, Duration::from_millis(100));
+    }
+}
+
+fn connect(rules: &Arc<Rules>, client: TcpStream, server_port: u16, framing: Framing) -> io::Result<()> {
+    if rules.now().refuses {
+        return client.shutdown(Shutdown::Both);
+    }
+    let server = TcpStream::connect((Ipv4Addr::LOCALHOST, server_port))?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    rules.now().open.push((client.try_clone()?, server.try_clone()?));
+    for (side, from, to) in
+        [(Side::Requests, client.try_clone()?, server.try_clone()?), (Side::Replies, server, client)]
+    {
+        let rules = Arc::clone(rules);
+        let (queue, queued) = channel();
+        let (source, sink) = (from.try_clone()?, to.try_clone()?);
+        std::thread::spawn(move || {
+            // Whichever way ends, the connection has ended.
+            let _ = read(&rules, side, source, framing, &queue);
+        });
+        std::thread::spawn(move || {
+            let _ = write(sink, &queued);
+            hang_up(&from, &to);
+        });
+    }
+    Ok(())
+}
+
+fn hang_up(one: &TcpStream, other: &TcpStream) {
+    // Either may have gone already.
+    let _ = one.shutdown(Shutdown::Both);
+    let _ = other.shutdown(Shutdown::Both);
+}
+
+/// Bytes, and when they are to be there. Its end is the end of the connection.
+type Queued = (Instant, Vec<u8>);
+
+fn read(
+    rules: &Rules,
+    side: Side,
+    mut from: TcpStream,
+    framing: Framing,
+    queue: &Sender<Queued>,
+) -> io::Result<()> {
+    let mut pending = Vec::new();
+    let mut chunk = vec![0; 1 << 16];
+    loop {
+        let read = from.read(&mut chunk)?;
+        if read == 0 {
+            return Ok(());
+        }
+        pending.extend_from_slice(&chunk[..read]);
+        while let Some(length) = framing(&pending).filter(|length| (1..=pending.len()).contains(length)) {
+            let frame: Vec<u8> = pending.drain(..length).collect();
+            if !rules.judge(side, frame, queue) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn write(mut to: TcpStream, queued: &Receiver<Queued>) -> io::Result<()> {
+    for (due, bytes) in queued {
+        loop {
+            let left = due.saturating_duration_since(now());
+            if left.is_zero() {
+                break;
+            }
+            std::thread::park_timeout(left);
+        }
+        to.write_all(&bytes)?;
+    }
+    Ok(())
+}
+
+impl Rules {
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn event(&self, now: &mut Now) {
+        now.events += 1;
+        self.changed.notify_all();
+    }
+
+    /// Passes a frame on as the rules say; false when the connection is to end.
+    fn judge(&self, side: Side, frame: Vec<u8>, queue: &Sender<Queued>) -> bool {
+        let mut state = self.now();
+        if state.way(side).holds {
+            self.event(&mut state);
+            let held = self.changed.wait_while(state, |now| now.way(side).holds);
+            state = held.unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.way(side).swallows {
+            self.event(&mut state);
+            return true;
+        }
+        let mut due = now() + state.way(side).delay;
+        let tricks = &mut state.way(side).tricks;
+        let trick = match tricks.front() {
+            Some((matches, _)) if matches(&frame) => tricks.pop_front().map(|(_, trick)| trick),
+            _ => None,
+        };
+        if trick.is_some() {
+            self.event(&mut state);
+        }
+        drop(state);
+        let (frames, goes_on) = match trick {
+            None => (vec![frame], true),
+            Some(Trick::Drop) => (vec![], true),
+            Some(Trick::Duplicate) => (vec![frame.clone(), frame], true),
+            Some(Trick::CutBefore) => (vec![], false),
+            Some(Trick::CutAfter) => (vec![frame], false),
+            Some(Trick::Replace { from, to }) => (vec![replaced(frame, &from, &to)], true),
+            Some(Trick::Delay(delay)) => {
+                due += delay;
+                (vec![frame], true)
+            }
+        };
+        goes_on & frames.into_iter().all(|frame| queue.send((due, frame)).is_ok())
+    }
+}
+
+fn replaced(mut frame: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
+    if let Some(at) = frame.windows(from.len().max(1)).position(|window| window == from) {
+        frame.splice(at..at + from.len(), to.iter().copied());
+    }
+    frame
+}
+
+/// Framings of the protocols of the engines.
+impl Proxy {
+    /// Whatever comes at once is one frame.
+    #[must_use]
+    pub fn bytes(bytes: &[u8]) -> Option<usize> {
+        (!bytes.is_empty()).then_some(bytes.len())
+    }
+
+    /// One value of RESP, versions 2 and 3.
+    #[must_use]
+    pub fn resp(bytes: &[u8]) -> Option<usize> {
+        let end = bytes.windows(2).position(|pair| pair == b"\r\n")? + 2;
+        let count = || std::str::from_utf8(&bytes[1..end - 2]).ok()?.parse::<i64>().ok();
+        let several = |count: i64| {
+            let mut at = end;
+            for _ in 0..count.max(0) {
+                at += Self::resp(&bytes[at..])?;
+            }
+            Some(at)
+        };
+        match bytes[0] {
+            b'$' | b'=' | b'!' => match usize::try_from(count()?) {
+                Ok(length) => (bytes.len() >= end + length + 2).then_some(end + length + 2),
+                Err(_) => Some(end),
+            },
+            b'*' | b'~' | b'>' => several(count()?),
+            b'%' | b'|' => several(count()? * 2),
+            _ => Some(end),
+        }
+    }
+
+    /// Four bytes of length, most significant first, then so many bytes: ZooKeeper.
+    #[must_use]
+    pub fn length_first(bytes: &[u8]) -> Option<usize> {
+        let length = u32::from_be_bytes(*bytes.first_chunk()?);
+        let whole = usize::try_from(length).ok()?.checked_add(4)?;
+        (bytes.len() >= whole).then_some(whole)
+    }
+
+    /// A packet of MySQL: three bytes of length, least significant first, a number, then so many bytes.
+    #[must_use]
+    pub fn mysql(bytes: &[u8]) -> Option<usize> {
+        let [a, b, c, _] = *bytes.first_chunk()?;
+        let whole = usize::try_from(u32::from_le_bytes([a, b, c, 0])).ok()? + 4;
+        (bytes.len() >= whole).then_some(whole)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_end_where_the_protocol_says() {
+        assert_eq!(Proxy::resp(b"*2\r\n$4\r\nECHO\r\n$1\r\nx\r\n+more"), Some(21));
+        assert_eq!(Proxy::resp(b"*2\r\n$4\r\nECHO\r\n$1\r\nx"), None);
+        assert_eq!(Proxy::resp(b"$-1\r\n"), Some(5));
+        assert_eq!(Proxy::resp(b">2\r\n+a\r\n:1\r\n"), Some(12));
+        assert_eq!(Proxy::resp(b"%1\r\n+a\r\n:1\r\n"), Some(12));
+        assert_eq!(Proxy::length_first(&[0, 0, 0, 2, 7, 7, 9]), Some(6));
+        assert_eq!(Proxy::length_first(&[0, 0, 0, 2, 7]), None);
+        assert_eq!(Proxy::mysql(&[1, 0, 0, 0, 7, 9]), Some(5));
+    }
+
+    /// An echo behind a proxy: what was sent comes back as the tricks say.
+    fn echo() -> (Proxy, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                std::thread::spawn(move || io::copy(&mut stream.try_clone().unwrap(), &mut &stream));
+            }
+        });
+        let proxy = Proxy::before(port, Proxy::length_first).unwrap();
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        (proxy, stream)
+    }
+
+    fn say(stream: &mut TcpStream, what: u8) {
+        stream.write_all(&[0, 0, 0, 1, what]).unwrap();
+    }
+
+    fn hear(stream: &mut TcpStream) -> Option<u8> {
+        let mut frame = [0; 5];
+        stream.read_exact(&mut frame).ok().map(|()| frame[4])
+    }
+
+    #[test]
+    fn a_trick_is_played_on_the_frame_that_it_is_meant_for() {
+        let (proxy, mut stream) = echo();
+        proxy.next(Side::Requests, |frame| frame[4] == 2, Trick::Drop);
+        proxy.next(Side::Requests, |_| true, Trick::Duplicate);
+        proxy.next(Side::Requests, |_| true, Trick::Replace { from: vec![4], to: vec![5] });
+        [1, 2, 3, 4].into_iter().for_each(|what| say(&mut stream, what));
+        assert_eq!([(); 4].map(|()| hear(&mut stream)), [Some(1), Some(3), Some(3), Some(5)]);
+        assert_eq!(proxy.events(), 3);
+        proxy.next(Side::Replies, |_| true, Trick::CutBefore);
+        say(&mut stream, 5);
+        assert_eq!(hear(&mut stream), None);
+    }
+
+    #[test]
+    fn what_is_held_comes_later_and_what_is_swallowed_never() {
+        let (proxy, mut stream) = echo();
+        proxy.hold(Side::Replies, true);
+        say(&mut stream, 1);
+        assert!(proxy.wait_for_events(1));
+        proxy.hold(Side::Replies, false);
+        assert_eq!(hear(&mut stream), Some(1));
+        proxy.swallow(Side::Requests, true);
+        say(&mut stream, 2);
+        assert!(proxy.wait_for_events(2));
+        proxy.swallow(Side::Requests, false);
+        proxy.delay(Side::Requests, Duration::from_millis(20));
+        let before = now();
+        say(&mut stream, 3);
+        assert_eq!(hear(&mut stream), Some(3));
+        assert!(before.elapsed() >= Duration::from_millis(20));
+    }
+
+    #[test]
+    fn a_cut_ends_all_connections_and_a_refusal_new_ones() {
+        let (proxy, mut stream) = echo();
+        say(&mut stream, 1);
+        assert_eq!(hear(&mut stream), Some(1));
+        proxy.refuse(true);
+        proxy.cut();
+        assert_eq!(hear(&mut stream), None);
+        let mut next = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).unwrap();
+        assert_eq!(hear(&mut next), None);
+    }
+}

@@ -1,0 +1,142 @@
+//! Redis servers.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use crate::{Child, LIMIT, Program, ServerError, free_ports};
+
+/// Where Debian has the server.
+const PACKAGE: &str = "redis-server";
+
+/// A Redis server on a port of its own.
+#[derive(Debug)]
+pub struct RedisServer {
+    child: Child,
+    port: u16,
+    directory: TempDir,
+    options: Vec<String>,
+}
+
+impl RedisServer {
+    /// Starts a server that keeps nothing on disk, with these options of its command line besides.
+    ///
+    /// # Errors
+    /// When it is not installed or does not start.
+    pub fn start(options: &[&str]) -> Result<Self, ServerError> {
+        let directory = tempfile::tempdir().map_err(ServerError::step("make a directory"))?;
+        let options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();
+        let mut tries = 0;
+        loop {
+            let [port] = free_ports()?;
+            match spawn(port, directory.path(), &options) {
+                Ok(child) => return Ok(Self { child, port, directory, options }),
+                // Somebody else may take the port between our look and the server's start.
+                Err(error @ ServerError::Missing { .. }) => return Err(error),
+                Err(error) if tries == 5 => return Err(error),
+                Err(_) => tries += 1,
+            }
+        }
+    }
+
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn process(&self) -> &Child {
+        &self.child
+    }
+
+    /// Its address as a URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Kills the server as if its machine had gone.
+    pub fn kill(&mut self) {
+        self.child.kill();
+    }
+
+    /// Kills it and starts it again at the same place, with whatever is in its files.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn restart(&mut self) -> Result<(), ServerError> {
+        self.kill();
+        self.child = spawn(self.port, self.directory.path(), &self.options)?;
+        Ok(())
+    }
+
+    /// One command on a connection of its own, its words apart by blanks; the raw reply.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn say(&self, command: &str) -> io::Result<String> {
+        say(self.port, &[command.split(' ').collect()])
+    }
+
+    /// Several commands on one connection; all raw replies.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub fn say_all(&self, commands: &[Vec<&str>]) -> io::Result<String> {
+        say(self.port, commands)
+    }
+}
+
+fn spawn(port: u16, directory: &Path, options: &[String]) -> Result<Child, ServerError> {
+    let program = Program::new("redis-server", PACKAGE)
+        .args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--daemonize",
+            "no",
+            "--dir",
+        ])
+        .arg(directory)
+        .args(options);
+    let mut child = program.start(&directory.join("server.log"))?;
+    // A server that wants a password is up as well.
+    child.wait_ready(|| {
+        let reply = say(port, &[vec!["PING"]]);
+        reply.is_ok_and(|reply| reply.starts_with("+PONG") || reply.starts_with("-NOAUTH"))
+    })?;
+    Ok(child)
+}
+
+/// Commands on one connection to whatever Redis listens at a port of this machine; all raw replies.
+///
+/// # Errors
+/// When nobody answers.
+pub fn say(port: u16, commands: &[Vec<&str>]) -> io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    let mut out = String::new();
+    let quit = vec!["QUIT"];
+    for words in commands.iter().chain([&quit]) {
+        out.push_str(&format!("*{}\r\n", words.len()));
+        words.iter().for_each(|word| out.push_str(&format!("${}\r\n{word}\r\n", word.len())));
+    }
+    stream.write_all(out.as_bytes())?;
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply)?;
+    let reply = String::from_utf8_lossy(&reply).into_owned();
+    Ok(reply.strip_suffix("+OK\r\n").map(str::to_owned).unwrap_or(reply))
+}
