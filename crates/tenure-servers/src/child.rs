@@ -1,7 +1,7 @@
 //! A server process: started so that it cannot outlive us, frozen and killed at will.
 //!
-//! The kernel ends a child when the *thread* that started it ends, so one thread that lasts starts them all. The program
-//! `setpriv`, which every Debian has, asks the kernel for that; without it, a child is only ended by its value.
+//! The kernel ends a child when the *thread* that started it ends, so one thread that lasts starts them all. The
+//! program `setpriv`, which every Debian has, asks the kernel for that; without it, a child is only ended by its value.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
