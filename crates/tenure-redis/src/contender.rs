@@ -7,16 +7,16 @@ use std::time::Duration;
 use redis::Value;
 use tenure_core::engine::ledger::LimitDiffers;
 use tenure_core::engine::{
-    Attempt, Contender, EngineError, Gone, Grant, Renewal, Restamp, Stray, Validity, Waiting, Wake, Withdrawn,
+    Attempt, Contender, EngineError, Gone, Grant, Renewal, Restamp, Stray, Trouble, Validity, Waiting, Wake,
+    Withdrawn,
 };
 use tenure_core::{Claim, FencingToken, IfBusy, Mode, TokenBlock};
 
 use crate::Shared;
 use crate::inbox::Ear;
-use crate::links::Link;
+use crate::link::Link;
 use crate::names;
 use crate::scripts::Script;
-use crate::trouble::Trouble;
 
 /// Longer terms are cut: with this one, a deadline is still a number that Lua can carry.
 const TERM_MAX: Duration = Duration::from_micros(1 << 52);
@@ -100,7 +100,7 @@ impl RedisContender {
         let millis = timeout.as_millis().max(1).to_string();
         let wait = [&b"WAIT"[..], &wanted.to_string().into_bytes(), millis.as_bytes()];
         // Where the answer does not come, the grant stands: the keeper withdraws it.
-        let unknown = |trouble: Trouble| Trouble { effect: tenure_core::engine::Effect::Unknown, ..trouble };
+        let unknown = Trouble::with_unknown_effect;
         let answer = link.command(&wait).await.map_err(unknown)?;
         let Value::Int(acks) = answer else { return Err(link.confused(&answer).into()) };
         if acks >= i64::from(wanted) {

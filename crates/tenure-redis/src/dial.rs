@@ -5,7 +5,6 @@
 
 #[cfg(feature = "tls")]
 use std::error::Error;
-use std::time::Duration;
 
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::io::tcp::TcpSettings;
@@ -13,13 +12,13 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, ProtocolVersion,
     RedisConnectionInfo, RedisError, Value,
 };
-use tenure_core::engine::{Effect, EngineErrorKind};
+use tenure_core::engine::Trouble;
 
 use crate::names;
 use crate::options::{Address, Eviction, RedisOptions};
 use crate::reply::{self, Reply};
 use crate::scripts::Script;
-use crate::trouble::Trouble;
+use crate::trouble;
 
 /// The oldest server whose scripts and pushes do what we need.
 const OLDEST: (u32, u32) = (6, 2);
@@ -65,7 +64,7 @@ pub(crate) async fn dial(
         Ok(Dialed { connection, server, scripts })
     };
     match tokio::time::timeout(options.connect_timeout, dialing).await {
-        Ok(dialed) => dialed.map_err(|trouble| Trouble { effect: Effect::None, ..trouble }),
+        Ok(dialed) => dialed.map_err(Trouble::without_effect),
         Err(_) => {
             let (address, limit) = (options.address(), options.connect_timeout);
             Err(Trouble::away(format!("{address} did not let us in within {limit:?}")))
@@ -126,7 +125,7 @@ fn kept_out(error: &RedisError, options: &RedisOptions) -> Trouble {
         (_, Some("ERR"), Some(detail)) if detail.starts_with("unknown command") => {
             too_old(&address, "one that does not speak RESP3")
         }
-        (_, Some(code), detail) => Trouble::of_reply(&format!("{code} {}", detail.unwrap_or_default())),
+        (_, Some(code), detail) => trouble::of_reply(&format!("{code} {}", detail.unwrap_or_default())),
         (ErrorKind::Io, ..) => Trouble::away(format!("cannot connect to {address}: {error}")),
         _ => Trouble::unsupported(format!("{address} does not speak the protocol of Redis: {error}")),
     }
@@ -197,7 +196,7 @@ async fn greet(
 /// Why something that must be answered was not.
 fn refusal(answer: Value) -> Trouble {
     match answer {
-        Value::ServerError(error) => Trouble::of_reply(&reply::error_text(&error)),
+        Value::ServerError(error) => trouble::of_reply(&reply::error_text(&error)),
         other => Trouble::unsupported(format!("the server greets us in a way that no Redis does: {other:?}")),
     }
 }
@@ -262,28 +261,10 @@ fn judge(info: &str, options: &RedisOptions) -> Result<Server, Trouble> {
     })
 }
 
-/// How long to wait before connecting again, after some failures in a row, without jitter.
-pub(crate) fn pause_after(failures: u32) -> Duration {
-    match failures {
-        0 => Duration::ZERO,
-        n => Duration::from_millis(10 << n.min(6)).min(Duration::from_millis(500)),
-    }
-}
-
-/// Nothing was sent, and the runtime that was to connect has ended.
-pub(crate) fn orphaned() -> Trouble {
-    Trouble::new(
-        EngineErrorKind::Unreachable,
-        Effect::None,
-        tenure_core::engine::Retry::Worth,
-        "the runtime that was connecting has ended",
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tenure_core::engine::Retry;
+    use tenure_core::engine::{EngineErrorKind, Retry};
 
     fn info(changes: &[(&str, &str)]) -> String {
         let mut info = String::from("# Server\r\n");

@@ -79,7 +79,7 @@ impl RedisFence {
         slot: u32,
         values: &[&[u8]],
     ) -> Result<(), RedisFenceError> {
-        let trouble = |trouble: crate::trouble::Trouble| RedisFenceError::Trouble(trouble.into());
+        let trouble = |trouble: tenure_core::engine::Trouble| RedisFenceError::Trouble(trouble.into());
         let link = self.shared.links.link().await.map_err(trouble)?;
         let (offered, slot_name) = (token.to_string(), slot.to_string());
         let mut args = vec![offered.as_bytes(), slot_name.as_bytes()];

@@ -11,7 +11,7 @@ use tenure_core::engine::signals::{Listener, Signals};
 use tenure_core::engine::{Grant, Validity, Wake};
 use tenure_core::{ClaimId, FencingToken, TokenBlock};
 
-use crate::links::Link;
+use crate::link::Link;
 
 /// How long an offer waits for its waiter: the scripts say the same.
 pub(crate) const CLAIM_WINDOW: Duration = Duration::from_secs(3);

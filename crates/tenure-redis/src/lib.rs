@@ -15,8 +15,8 @@
 //! 3. The scripts keep the same books as [`tenure_core::engine::ledger`]; a test compares them verb by verb.
 //! 4. Key expiry only clears up: no verdict depends on it.
 //!
-//! Where to look: `scripts` for what happens on the server, `dial` for what a server must be like, `links` for
-//! connections, requests and runtimes, `inbox` for wakes, `trouble` for what each error means.
+//! Where to look: `scripts` for what happens on the server, `dial` for what a server must be like, `link` for
+//! connections and requests, `inbox` for wakes, `trouble` for what each error means.
 #![forbid(unsafe_code)]
 
 mod cards;
@@ -24,7 +24,7 @@ mod contender;
 mod dial;
 mod fence;
 mod inbox;
-mod links;
+mod link;
 #[cfg(test)]
 mod mirror;
 mod names;
@@ -40,8 +40,10 @@ use std::time::Duration;
 
 use redis::Value;
 use tenure_core::engine::ledger::{Expiry, Ledger, Place, Terms};
+use tenure_core::engine::links::Links;
 use tenure_core::engine::{
-    Engine, EngineError, EngineErrorKind, Exclusion, Facts, Line, PlaceView, TokenDurability, Withdrawn,
+    Engine, EngineError, EngineErrorKind, Exclusion, Facts, Line, PlaceView, TokenDurability, Trouble,
+    Withdrawn,
 };
 use tenure_core::{Claim, ClaimId, FencingToken, Identity, Key};
 
@@ -52,11 +54,10 @@ pub use options::{Eviction, RedisOptions, RedisUrlError};
 use cards::{Card, Cards};
 use dial::Server;
 use inbox::{CLAIM_WINDOW, Inbox};
-use links::{Link, Links};
+use link::{Dialer, Link};
 use record::Tag;
 use reply::Reply;
 use scripts::Script;
-use trouble::Trouble;
 
 /// How many lines are looked at in one go when keys are listed.
 const LIST_CHUNK: usize = 128;
@@ -76,7 +77,7 @@ pub struct Redis {
 
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) links: Links,
+    pub(crate) links: Links<Dialer>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) cards: Cards,
     pub(crate) acks: u32,
@@ -97,7 +98,7 @@ impl Redis {
     /// Safe: nothing is left behind.
     pub async fn open(options: &RedisOptions) -> Result<Self, EngineError> {
         let inbox = Arc::new(Inbox::default());
-        let links = Links::new(options.clone(), Arc::clone(&inbox));
+        let links = Links::new(Dialer::new(options.clone(), Arc::clone(&inbox)));
         let link = links.link().await?;
         if options.acks > link.server.replicas {
             let message = format!(

@@ -6,119 +6,60 @@
 //! right that is missing may be noticed in the middle, since each command of a script has its own.
 
 use redis::{ErrorKind, RedisError};
-use tenure_core::engine::{Effect, EngineError, EngineErrorKind, Retry};
+use tenure_core::engine::{Effect, EngineErrorKind, Retry, Trouble};
 
-/// An error that can be told to several who wait for the same connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Trouble {
-    pub(crate) kind: EngineErrorKind,
-    pub(crate) effect: Effect,
-    pub(crate) retry: Retry,
-    pub(crate) message: String,
+/// A request was not answered, and nobody knows how far it came. Its connection must not be used again.
+pub(crate) fn unanswered(error: &RedisError) -> Trouble {
+    match error.kind() {
+        ErrorKind::Io if error.is_timeout() => Trouble::lost("the server did not answer in time"),
+        ErrorKind::Io => Trouble::lost(format!("the connection broke: {error}")),
+        _ => Trouble::nonsense(format!("the server's answer cannot be read: {error}")),
+    }
 }
 
-impl Trouble {
-    pub(crate) fn new(
-        kind: EngineErrorKind,
-        effect: Effect,
-        retry: Retry,
-        message: impl Into<String>,
-    ) -> Self {
-        Self { kind, effect, retry, message: message.into() }
-    }
-
-    /// The server cannot be reached, or cannot serve now; nothing was applied.
-    pub(crate) fn away(message: impl Into<String>) -> Self {
-        Self::new(EngineErrorKind::Unreachable, Effect::None, Retry::Worth, message)
-    }
-
-    /// The server refuses us for good; nothing was applied.
-    pub(crate) fn denied(message: impl Into<String>) -> Self {
-        Self::new(EngineErrorKind::Denied, Effect::None, Retry::Useless, message)
-    }
-
-    /// The server cannot do what is needed; nothing was applied.
-    pub(crate) fn unsupported(message: impl Into<String>) -> Self {
-        Self::new(EngineErrorKind::Unsupported, Effect::None, Retry::Useless, message)
-    }
-
-    /// Something else is kept where we keep a line; nothing was touched.
-    pub(crate) fn foreign(message: impl Into<String>) -> Self {
-        Self::new(EngineErrorKind::Foreign, Effect::None, Retry::Useless, message)
-    }
-
-    /// The server answered something that makes no sense.
-    pub(crate) fn nonsense(message: impl Into<String>) -> Self {
-        Self::new(EngineErrorKind::Protocol, Effect::Unknown, Retry::Useless, message)
-    }
-
-    /// A request was not answered, and nobody knows how far it came. Its connection must not be used again.
-    pub(crate) fn unanswered(error: &RedisError) -> Self {
-        match error.kind() {
-            ErrorKind::Io if error.is_timeout() => Self::lost("the server did not answer in time"),
-            ErrorKind::Io => Self::lost(format!("the connection broke: {error}")),
-            _ => Self::nonsense(format!("the server's answer cannot be read: {error}")),
+/// The table: what an error reply means.
+pub(crate) fn of_reply(reply: &str) -> Trouble {
+    use EngineErrorKind::{Denied, Full, Protocol, Unreachable};
+    let (kind, effect, retry, advice) = match code(reply) {
+        "READONLY" => {
+            (Unreachable, Effect::None, Retry::Worth, "the server is a replica: is a failover going on?")
         }
-    }
-
-    /// The connection has ended, and whatever was under way may have been applied.
-    pub(crate) fn lost(message: impl Into<String>) -> Self {
-        Self::new(EngineErrorKind::Unreachable, Effect::Unknown, Retry::Worth, message)
-    }
-
-    /// The table: what an error reply means.
-    pub(crate) fn of_reply(reply: &str) -> Self {
-        use EngineErrorKind::{Denied, Full, Protocol, Unreachable};
-        let (kind, effect, retry, advice) = match code(reply) {
-            "READONLY" => {
-                (Unreachable, Effect::None, Retry::Worth, "the server is a replica: is a failover going on?")
-            }
-            "LOADING" => (Unreachable, Effect::None, Retry::Worth, "the server is starting"),
-            "BUSY" => (Unreachable, Effect::None, Retry::Worth, "somebody's script blocks the server"),
-            "MASTERDOWN" => (Unreachable, Effect::None, Retry::Worth, "the replica has lost its primary"),
-            "NOREPLICAS" => {
-                (Unreachable, Effect::None, Retry::Worth, "the server has fewer good replicas than it wants")
-            }
-            "MISCONF" => (
-                Unreachable,
-                Effect::None,
-                Retry::Worth,
-                "the server cannot write its files: is its disk full?",
-            ),
-            "CLUSTERDOWN" | "TRYAGAIN" => {
-                (Unreachable, Effect::None, Retry::Worth, "the cluster is being repaired")
-            }
-            "MOVED" | "ASK" => (Unreachable, Effect::None, Retry::Worth, "the slot has moved"),
-            "NOSCRIPT" => (Unreachable, Effect::None, Retry::Worth, "the server has forgotten a script"),
-            "OOM" => (Full, Effect::None, Retry::Worth, "raise maxmemory or make room"),
-            "NOAUTH" => (Denied, Effect::None, Retry::Useless, "the server wants a password"),
-            "WRONGPASS" => (Denied, Effect::None, Retry::Useless, "user or password is wrong"),
-            "NOPERM" => {
-                (Denied, Effect::Unknown, Retry::Useless, "grant the rights that docs/engines/redis.md lists")
-            }
-            "WRONGTYPE" | "FOREIGN" => {
-                return Self::foreign(format!("the server holds something else: {reply}"));
-            }
-            // So say scripts in 7.0 when the user lacks the right to one of their commands.
-            _ if reply.contains("The user executing the script") => {
-                (Denied, Effect::Unknown, Retry::Useless, "grant the rights that docs/engines/redis.md lists")
-            }
-            _ if reply.contains("max number of clients") => {
-                (Unreachable, Effect::None, Retry::Worth, "raise maxclients")
-            }
-            _ if reply.contains("SCRIPT KILL") => {
-                (Unreachable, Effect::None, Retry::Worth, "somebody killed the script")
-            }
-            _ => (Protocol, Effect::Unknown, Retry::Useless, "this reply is not expected here"),
-        };
-        Self::new(kind, effect, retry, format!("{advice} ({reply})"))
-    }
-}
-
-impl From<Trouble> for EngineError {
-    fn from(trouble: Trouble) -> Self {
-        Self::new(trouble.kind, trouble.effect, trouble.retry, trouble.message)
-    }
+        "LOADING" => (Unreachable, Effect::None, Retry::Worth, "the server is starting"),
+        "BUSY" => (Unreachable, Effect::None, Retry::Worth, "somebody's script blocks the server"),
+        "MASTERDOWN" => (Unreachable, Effect::None, Retry::Worth, "the replica has lost its primary"),
+        "NOREPLICAS" => {
+            (Unreachable, Effect::None, Retry::Worth, "the server has fewer good replicas than it wants")
+        }
+        "MISCONF" => {
+            (Unreachable, Effect::None, Retry::Worth, "the server cannot write its files: is its disk full?")
+        }
+        "CLUSTERDOWN" | "TRYAGAIN" => {
+            (Unreachable, Effect::None, Retry::Worth, "the cluster is being repaired")
+        }
+        "MOVED" | "ASK" => (Unreachable, Effect::None, Retry::Worth, "the slot has moved"),
+        "NOSCRIPT" => (Unreachable, Effect::None, Retry::Worth, "the server has forgotten a script"),
+        "OOM" => (Full, Effect::None, Retry::Worth, "raise maxmemory or make room"),
+        "NOAUTH" => (Denied, Effect::None, Retry::Useless, "the server wants a password"),
+        "WRONGPASS" => (Denied, Effect::None, Retry::Useless, "user or password is wrong"),
+        "NOPERM" => {
+            (Denied, Effect::Unknown, Retry::Useless, "grant the rights that docs/engines/redis.md lists")
+        }
+        "WRONGTYPE" | "FOREIGN" => {
+            return Trouble::foreign(format!("the server holds something else: {reply}"));
+        }
+        // So say scripts in 7.0 when the user lacks the right to one of their commands.
+        _ if reply.contains("The user executing the script") => {
+            (Denied, Effect::Unknown, Retry::Useless, "grant the rights that docs/engines/redis.md lists")
+        }
+        _ if reply.contains("max number of clients") => {
+            (Unreachable, Effect::None, Retry::Worth, "raise maxclients")
+        }
+        _ if reply.contains("SCRIPT KILL") => {
+            (Unreachable, Effect::None, Retry::Worth, "somebody killed the script")
+        }
+        _ => (Protocol, Effect::Unknown, Retry::Useless, "this reply is not expected here"),
+    };
+    Trouble::new(kind, effect, retry, format!("{advice} ({reply})"))
 }
 
 /// The code of an error reply. Before 7.0, errors inside a script carry theirs in the middle of the text.
@@ -174,7 +115,7 @@ mod tests {
                 Retry::Worth,
             ),
         ] {
-            let trouble = Trouble::of_reply(reply);
+            let trouble = of_reply(reply);
             assert_eq!((trouble.kind, trouble.effect, trouble.retry), (kind, effect, retry), "{reply}");
             assert!(trouble.message.contains(reply) || kind == Foreign, "{}", trouble.message);
         }

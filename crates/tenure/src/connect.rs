@@ -4,11 +4,13 @@ use tenure_core::engine::memory::Memory;
 use tenure_core::{Error, Options, Tenure};
 
 /// The schemes of this build.
-const ENGINES: &str = if cfg!(feature = "redis") {
-    "local:, redis://, rediss://, redis+unix://, memory:"
-} else {
-    "local:, memory: (others are features)"
-};
+const SCHEMES: &[&str] = &[
+    #[cfg(feature = "local")]
+    "local:",
+    #[cfg(feature = "redis")]
+    "redis://, rediss://, redis+unix://",
+    "memory:",
+];
 
 /// Connects to the engine that the URL names.
 ///
@@ -33,25 +35,34 @@ pub async fn connect_with(url: &str, options: Options) -> Result<Tenure, Error> 
     match scheme {
         #[cfg(feature = "local")]
         Some("local") => {
-            let local = tenure_local::LocalOptions::from_url(url);
-            let local = local.map_err(|error| Error::invalid_url(error.to_string()))?;
-            let local = tenure_local::Local::open(&local);
-            let local = local.map_err(|error| Error::of_engine("local", "open", None, error))?;
+            let local = tenure_local::LocalOptions::from_url(url).map_err(unreadable)?;
+            let local = tenure_local::Local::open(&local).map_err(|error| unopened("local", error))?;
             Ok(Tenure::with_options(local, options))
         }
         #[cfg(feature = "redis")]
         Some("redis" | "rediss" | "redis+unix") => {
-            let redis = tenure_redis::RedisOptions::from_url(url);
-            let redis = redis.map_err(|error| Error::invalid_url(error.to_string()))?;
-            let redis = tenure_redis::Redis::open(&redis).await;
-            let redis = redis.map_err(|error| Error::of_engine("redis", "open", None, error))?;
+            let redis = tenure_redis::RedisOptions::from_url(url).map_err(unreadable)?;
+            let redis = tenure_redis::Redis::open(&redis).await.map_err(|error| unopened("redis", error))?;
             Ok(Tenure::with_options(redis, options))
         }
         Some("memory") if url == "memory:" => Ok(Tenure::with_options(Memory::new(), options)),
         Some("memory") => Err(Error::invalid_url(format!("{url:?} has more than a scheme: write memory:"))),
         Some(scheme) => Err(Error::invalid_url(format!(
-            "no engine is called {scheme:?} in this build: use one of {ENGINES}"
+            "no engine is called {scheme:?} in this build: use one of {}",
+            SCHEMES.join(", ")
         ))),
         None => Err(Error::invalid_url(format!("{url:?} has no scheme: write for instance local:{url}"))),
     }
+}
+
+/// The URL's scheme is ours, the rest makes no sense.
+#[cfg(any(feature = "local", feature = "redis"))]
+fn unreadable(error: impl std::fmt::Display) -> Error {
+    Error::invalid_url(error.to_string())
+}
+
+/// The engine cannot be used.
+#[cfg(any(feature = "local", feature = "redis"))]
+fn unopened(engine: &'static str, error: tenure_core::engine::EngineError) -> Error {
+    Error::of_engine(engine, "open", None, error)
 }

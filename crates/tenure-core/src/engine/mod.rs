@@ -29,8 +29,10 @@ mod erased;
 mod error;
 pub mod ledger;
 pub mod line;
+pub mod links;
 pub mod memory;
 pub mod signals;
+mod trouble;
 pub mod url;
 
 use std::fmt::Debug;
@@ -40,6 +42,7 @@ use std::time::Duration;
 
 pub(crate) use erased::{DynContender, DynEngine};
 pub use error::{Effect, EngineError, EngineErrorKind, Retry};
+pub use trouble::Trouble;
 
 use crate::lease::{Lease, Moment};
 use crate::{Claim, ClaimId, FencingToken, Identity, Key, Mode, TokenBlock};

@@ -1,29 +1,25 @@
-//! A connection for each runtime that asks for one.
+//! A connection to a server: what is sent on it, what comes back, and what is pushed.
 //!
-//! A connection lives on the runtime that drives it, and a user's runtime may end or be blocked at any time. So the
-//! caller's lane and the keeper's each have a connection on their own runtime, made when it is first needed and made
-//! anew when it has ended; no request crosses threads. Callers without a runtime are served by a thread of ours.
+//! Each runtime has one, made by [`Links`](tenure_core::engine::links::Links).
 //!
 //! # Invariants
-//! 1. At most one connection per runtime is up or being made; all who need it wait for the same one.
-//! 2. A connection is checked before the first verb.
-//! 3. When a connection ends, everybody who waits looks again: pushes on it are lost.
-//! 4. A request that is not answered in time ends its connection: what is behind it waits as well.
-//! 5. Nothing is ever sent twice. A caller that is cancelled takes nothing from others: the reply of what it has sent
+//! 1. A connection is checked before the first verb.
+//! 2. When a connection ends, everybody who waits looks again: pushes on it are lost.
+//! 3. A request that is not answered in time ends its connection: what is behind it waits as well.
+//! 4. Nothing is ever sent twice. A caller that is cancelled takes nothing from others: the reply of what it has sent
 //!    is read in its turn and thrown away.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisResult, Value};
-use tenure_core::engine::{EngineError, EngineErrorKind};
+use tenure_core::engine::links::Dial;
+use tenure_core::engine::{EngineError, Trouble};
 use tenure_core::lease::{Clock, Moment, SystemClock};
 use tenure_core::{Identity, Key};
-use tokio::runtime::{Handle, Id};
-use tokio::sync::{oneshot, watch};
+use tokio::runtime::Handle;
 
 use crate::cards::Card;
 use crate::dial::{self, Server};
@@ -32,24 +28,12 @@ use crate::names;
 use crate::options::RedisOptions;
 use crate::reply::{self, Reply};
 use crate::scripts::Script;
-use crate::trouble::Trouble;
+use crate::trouble;
 
-/// The connections of one engine.
-pub(crate) struct Links {
-    shared: Arc<Shared>,
-    thread: OnceLock<Result<OwnThread, Trouble>>,
-}
-
-struct Shared {
+/// Makes connections to one server, whose pushes go to one inbox.
+pub(crate) struct Dialer {
     options: RedisOptions,
     inbox: Arc<Inbox>,
-    slots: Mutex<HashMap<Id, Slot>>,
-    failures: AtomicU32,
-}
-
-enum Slot {
-    Making(watch::Receiver<Option<Result<Arc<Link>, Trouble>>>),
-    Up(Arc<Link>),
 }
 
 /// One connection, checked and ready.
@@ -105,97 +89,41 @@ impl Drop for Driven {
     }
 }
 
-impl Links {
+impl Dialer {
     pub(crate) fn new(options: RedisOptions, inbox: Arc<Inbox>) -> Self {
-        let shared = Shared { options, inbox, slots: Mutex::default(), failures: AtomicU32::new(0) };
-        Self { shared: Arc::new(shared), thread: OnceLock::new() }
-    }
-
-    /// The connection of the current runtime, made if need be.
-    ///
-    /// # Cancel safety
-    /// Safe: a connection that is being made goes on being made.
-    pub(crate) async fn link(&self) -> Result<Arc<Link>, Trouble> {
-        let runtime = match Handle::try_current() {
-            Ok(runtime) => runtime,
-            Err(_) => self.own_thread()?,
-        };
-        let mut making = match self.shared.slot(&runtime) {
-            Slot::Up(link) => return Ok(link),
-            Slot::Making(making) => making,
-        };
-        match making.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(made)) => made.clone(),
-            _ => Err(dial::orphaned()),
-        }
-    }
-
-    fn own_thread(&self) -> Result<Handle, Trouble> {
-        let thread = self.thread.get_or_init(OwnThread::start);
-        thread.as_ref().map(|thread| thread.runtime.clone()).map_err(Clone::clone)
+        Self { options, inbox }
     }
 }
 
-impl Shared {
-    fn slots(&self) -> MutexGuard<'_, HashMap<Id, Slot>> {
-        lock(&self.slots)
+impl Dial for Dialer {
+    type Link = Link;
+
+    async fn dial(&self) -> Result<Link, Trouble> {
+        let name = rand::random();
+        let inbox = Arc::clone(&self.inbox);
+        let life = Arc::new(Life { inbox, used: AtomicBool::new(false), ended: AtomicBool::new(false) });
+        let driven = Driven(Arc::clone(&life));
+        let dialed = dial::dial(&self.options, name, move |push| driven.take(push)).await?;
+        life.used.store(true, Ordering::Release);
+        Ok(Link {
+            connection: Mutex::new(Some(dialed.connection)),
+            runtime: Handle::current(),
+            life,
+            name,
+            server: dialed.server,
+            scripts: dialed.scripts,
+            card: Mutex::default(),
+        })
     }
 
-    fn slot(self: &Arc<Self>, runtime: &Handle) -> Slot {
-        let id = runtime.id();
-        let mut slots = self.slots();
-        match slots.get(&id) {
-            Some(Slot::Up(link)) if !link.has_ended() => return Slot::Up(Arc::clone(link)),
-            Some(Slot::Making(making)) if making.has_changed().is_ok() => {
-                return Slot::Making(making.clone());
-            }
-            _ => {}
-        }
-        // Other runtimes may have ended and left something.
-        slots.retain(|_, slot| match slot {
-            Slot::Up(link) => !link.has_ended(),
-            Slot::Making(making) => making.has_changed().is_ok(),
-        });
-        let (made, making) = watch::channel(None);
-        slots.insert(id, Slot::Making(making.clone()));
-        drop(slots);
-        runtime.spawn(make(Arc::clone(self), runtime.clone(), made));
-        Slot::Making(making)
+    fn has_ended(link: &Link) -> bool {
+        link.has_ended()
     }
 }
 
-/// Makes the connection of one runtime.
-async fn make(shared: Arc<Shared>, runtime: Handle, made: watch::Sender<Option<Result<Arc<Link>, Trouble>>>) {
-    let pause = dial::pause_after(shared.failures.load(Ordering::Relaxed));
-    if !pause.is_zero() {
-        tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>())).await;
-    }
-    let name = rand::random();
-    let inbox = Arc::clone(&shared.inbox);
-    let life = Arc::new(Life { inbox, used: AtomicBool::new(false), ended: AtomicBool::new(false) });
-    let driven = Driven(Arc::clone(&life));
-    match dial::dial(&shared.options, name, move |push| driven.take(push)).await {
-        Err(trouble) => {
-            shared.failures.fetch_add(1, Ordering::Relaxed);
-            shared.slots().remove(&runtime.id());
-            made.send_replace(Some(Err(trouble)));
-        }
-        Ok(dialed) => {
-            shared.failures.store(0, Ordering::Relaxed);
-            life.used.store(true, Ordering::Release);
-            let id = runtime.id();
-            let link = Arc::new(Link {
-                connection: Mutex::new(Some(dialed.connection)),
-                runtime,
-                life,
-                name,
-                server: dialed.server,
-                scripts: dialed.scripts,
-                card: Mutex::default(),
-            });
-            shared.slots().insert(id, Slot::Up(Arc::clone(&link)));
-            made.send_replace(Some(Ok(link)));
-        }
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.options.fmt(f)
     }
 }
 
@@ -228,7 +156,7 @@ impl Link {
         };
         done.map_err(|error| {
             self.give_up();
-            Trouble::unanswered(&error)
+            trouble::unanswered(&error)
         })
     }
 
@@ -334,7 +262,7 @@ impl Link {
         if matches!(error.code(), "READONLY" | "NOAUTH") {
             self.give_up();
         }
-        Err(Trouble::of_reply(&reply::error_text(&error)))
+        Err(trouble::of_reply(&reply::error_text(&error)))
     }
 }
 
@@ -348,43 +276,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl fmt::Debug for Links {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Links").field("options", &self.shared.options).finish_non_exhaustive()
-    }
-}
-
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("server", &self.server).finish_non_exhaustive()
-    }
-}
-
-/// A thread with a runtime, for callers that have none. It ends with the engine.
-struct OwnThread {
-    runtime: Handle,
-    _alive: oneshot::Sender<()>,
-}
-
-impl OwnThread {
-    fn start() -> Result<Self, Trouble> {
-        let failed = |error: std::io::Error| {
-            let message = format!("cannot start a thread for callers without a runtime: {error}");
-            Trouble::new(
-                EngineErrorKind::Unreachable,
-                tenure_core::engine::Effect::None,
-                tenure_core::engine::Retry::Worth,
-                message,
-            )
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        let handle = runtime.handle().clone();
-        let (alive, ended) = oneshot::channel();
-        let serve = move || {
-            // The sender is dropped with the engine, and that is the end.
-            let _ = runtime.block_on(ended);
-        };
-        std::thread::Builder::new().name("tenure-redis".to_owned()).spawn(serve).map_err(failed)?;
-        Ok(Self { runtime: handle, _alive: alive })
     }
 }
