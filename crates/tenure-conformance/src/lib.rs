@@ -14,6 +14,7 @@
 mod cases;
 pub mod faulty;
 mod memory_site;
+pub mod mirror;
 #[allow(clippy::expect_used, reason = "a suite that cannot run fails by panicking")]
 mod run;
 pub mod simulation;

@@ -1,25 +1,19 @@
 //! One claim's verbs: each is one command.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::Value;
-use tenure_core::engine::ledger::LimitDiffers;
 use tenure_core::engine::{
-    Attempt, Contender, EngineError, Gone, Grant, Renewal, Restamp, Stray, Trouble, Validity, Waiting, Wake,
-    Withdrawn,
+    Attempt, Contender, EngineError, Renewal, Restamp, Stray, Trouble, Wake, Withdrawn, answers,
 };
-use tenure_core::{Claim, FencingToken, IfBusy, Mode, TokenBlock};
+use tenure_core::{Claim, FencingToken, IfBusy};
 
 use crate::Shared;
 use crate::inbox::Ear;
 use crate::link::Link;
 use crate::names;
 use crate::scripts::Script;
-
-/// Longer terms are cut: with this one, a deadline is still a number that Lua can carry.
-const TERM_MAX: Duration = Duration::from_micros(1 << 52);
 
 /// Speaks for one claim at a [`Redis`](crate::Redis).
 #[derive(Debug)]
@@ -39,7 +33,7 @@ impl RedisContender {
     }
 
     fn term(&self) -> Duration {
-        self.claim.term().min(TERM_MAX)
+        answers::term(&self.claim)
     }
 
     fn floor(&self) -> u64 {
@@ -53,11 +47,7 @@ impl RedisContender {
     async fn look(&self, link: &Arc<Link>) -> Result<Attempt, EngineError> {
         let card = self.shared.cards.of(&self.claim.identity);
         link.show(&self.claim.identity, &card).await;
-        let (mode, limit) = match self.claim.mode {
-            Mode::Exclusive => ("x", 0),
-            Mode::Shared => ("s", 0),
-            Mode::Permit { limit } => ("p", limit.get()),
-        };
+        let (mode, limit) = answers::mode_words(self.claim.mode);
         let term = micros(self.term());
         let (spare, floor) = (self.claim.spare_tokens.to_string(), self.floor().to_string());
         let if_busy = match self.claim.if_busy {
@@ -74,24 +64,11 @@ impl RedisContender {
     }
 
     fn read_attempt(&self, link: &Link, line: &str) -> Result<Attempt, EngineError> {
-        let mut words = line.split(' ');
-        let nonsense = || EngineError::from(link.confused(&line));
-        let attempt = match words.next() {
-            Some("granted") => read_grant(&mut words).map(|(tokens, slot)| {
-                let validity = Validity::Lease(self.term());
-                Attempt::Granted(Grant { claim: self.claim.id, tokens, slot, validity })
-            }),
-            Some("waiting") => read_waiting(&mut words).map(Attempt::Waiting),
-            Some("busy") => read_waiting(&mut words).map(Attempt::Busy),
-            Some("gone") => words.next().map(|why| Attempt::Gone(read_gone(why))),
-            Some("limit") => {
-                let stored = words.next().and_then(|limit| limit.parse().ok()).and_then(NonZeroU32::new);
-                let stored = stored.ok_or_else(nonsense)?;
-                return Err(LimitDiffers { stored }.on(&self.claim.key));
-            }
-            _ => None,
-        };
-        attempt.ok_or_else(nonsense)
+        match answers::attempt(line, &self.claim) {
+            Some(Ok(attempt)) => Ok(attempt),
+            Some(Err(differs)) => Err(differs.on(&self.claim.key)),
+            None => Err(link.confused(&line).into()),
+        }
     }
 
     /// Waits until enough replicas have the grant; undoes it when they do not come.
@@ -123,7 +100,7 @@ impl RedisContender {
         };
         let args = [&self.id, &micros(self.term()), stray];
         let line = self.verb(link, Script::Withdraw, &args.map(str::as_bytes)).await?;
-        read_withdrawn(&line).ok_or_else(|| link.confused(&line).into())
+        answers::withdrawn(&line).ok_or_else(|| link.confused(&line).into())
     }
 }
 
@@ -178,65 +155,19 @@ impl Contender for RedisContender {
         link.show(&self.claim.identity, &self.shared.cards.of(&self.claim.identity)).await;
         let args = [&self.id, &*micros(self.term())];
         let line = self.verb(&link, Script::Renew, &args.map(str::as_bytes)).await?;
-        let mut words = line.split(' ');
-        match (words.next(), words.next()) {
-            (Some("renewed"), None) => Ok(Renewal::Renewed(Validity::Lease(self.term()))),
-            (Some("gone"), Some(why)) => Ok(Renewal::Gone(read_gone(why))),
-            _ => Err(link.confused(&line).into()),
-        }
+        answers::renewal(&line, &self.claim).ok_or_else(|| link.confused(&line).into())
     }
 
     async fn restamp(&mut self) -> Result<Restamp, EngineError> {
         let link = self.shared.links.link().await?;
         let args = [&self.id, &*self.claim.spare_tokens.to_string(), &*self.floor().to_string()];
         let line = self.verb(&link, Script::Restamp, &args.map(str::as_bytes)).await?;
-        let mut words = line.split(' ');
-        let restamp = match words.next() {
-            Some("fresh") => read_tokens(&mut words).map(Restamp::Fresh),
-            Some("gone") => words.next().map(|why| Restamp::Gone(read_gone(why))),
-            _ => None,
-        };
-        restamp.ok_or_else(|| link.confused(&line).into())
+        answers::restamp(&line).ok_or_else(|| link.confused(&line).into())
     }
 
     async fn withdraw(&mut self, stray: Stray) -> Result<Withdrawn, EngineError> {
         let link = self.shared.links.link().await?;
         self.leave(&link, stray).await
-    }
-}
-
-pub(crate) fn read_withdrawn(line: &str) -> Option<Withdrawn> {
-    match line {
-        "held" => Some(Withdrawn::Held),
-        "waited" => Some(Withdrawn::Waited),
-        "absent" => Some(Withdrawn::Absent),
-        _ => None,
-    }
-}
-
-fn read_tokens<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<TokenBlock> {
-    let first = FencingToken::new(words.next()?.parse().ok()?)?;
-    Some(TokenBlock { first, spare: words.next()?.parse().ok()? })
-}
-
-fn read_grant<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<(TokenBlock, u32)> {
-    Some((read_tokens(words)?, words.next()?.parse().ok()?))
-}
-
-fn read_waiting<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<Waiting> {
-    let ahead = words.next()?.parse().ok()?;
-    let look_in = match words.next()? {
-        "none" => None,
-        micros => Some(Duration::from_micros(micros.parse().ok()?)),
-    };
-    Some(Waiting { ahead, look_in, last_token: words.next()?.parse().ok()? })
-}
-
-fn read_gone(why: &str) -> Gone {
-    match why {
-        "evicted" => Gone::Evicted,
-        "withdrawn" => Gone::Withdrawn,
-        _ => Gone::Absent,
     }
 }
 

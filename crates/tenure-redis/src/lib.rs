@@ -43,7 +43,7 @@ use tenure_core::engine::ledger::{Expiry, Ledger, Place, Terms};
 use tenure_core::engine::links::Links;
 use tenure_core::engine::{
     Engine, EngineError, EngineErrorKind, Exclusion, Facts, Line, PlaceView, TokenDurability, Trouble,
-    Withdrawn,
+    Withdrawn, answers,
 };
 use tenure_core::{Claim, ClaimId, FencingToken, Identity, Key};
 
@@ -312,6 +312,6 @@ impl Engine for Redis {
         let link = self.shared.links.link().await?;
         let hash = names::hash_of(key);
         let line = link.verb(Script::Evict, key, &hash, &[claim.to_string().as_bytes()]).await?;
-        contender::read_withdrawn(&line).ok_or_else(|| link.confused(&line).into())
+        answers::withdrawn(&line).ok_or_else(|| link.confused(&line).into())
     }
 }

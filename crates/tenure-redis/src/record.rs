@@ -1,9 +1,8 @@
 //! What the fields of a line mean: from a hash on the server to the pure ledger.
 
-use std::num::NonZeroU32;
-
+use tenure_core::engine::answers;
 use tenure_core::engine::ledger::{Ledger, Place, State, Tombstone};
-use tenure_core::{ClaimId, FencingToken, Mode, TokenBlock};
+use tenure_core::{ClaimId, FencingToken, TokenBlock};
 
 /// What a place says of its client: over which connection to tell it, and which card says who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,12 +66,7 @@ fn place(claim: ClaimId, text: &str) -> Option<Place<Tag>> {
         "holds" => State::Held { tokens: tokens?, slot, expires: ends },
         _ => return None,
     };
-    let mode = match mode {
-        "x" => Mode::Exclusive,
-        "s" => Mode::Shared,
-        "p" => Mode::Permit { limit: NonZeroU32::new(limit.parse().ok()?)? },
-        _ => return None,
-    };
+    let mode = answers::mode(mode, limit.parse().ok()?)?;
     Some(Place {
         claim,
         mode,

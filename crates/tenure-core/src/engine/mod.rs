@@ -25,8 +25,10 @@
 //! Two contenders for the same claim may exist at once, one on the caller's lane and one on the keeper's; verbs name
 //! the claim, so the two need no order between them.
 
+pub mod answers;
 mod erased;
 mod error;
+pub mod inbox;
 pub mod ledger;
 pub mod line;
 pub mod links;
@@ -101,7 +103,7 @@ pub trait Contender: Send + 'static {
 }
 
 /// What an attempt found.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "the keeper must answer every outcome")]
 pub enum Attempt {
     /// The claim holds.
