@@ -11,6 +11,7 @@
 
 mod certificates;
 mod child;
+mod clock_shim;
 mod error;
 mod ports;
 mod proxy;
@@ -19,6 +20,7 @@ mod wait;
 
 pub use certificates::Certificates;
 pub use child::{Child, Program};
+pub use clock_shim::{ClockShim, Step};
 pub use error::ServerError;
 pub use ports::free_ports;
 pub use proxy::{Framing, Proxy, Side, Trick};

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::num::NonZeroU32;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -48,6 +49,11 @@ pub enum Trick {
     },
     /// It is passed on so much later, and what follows with it.
     Delay(Duration),
+    /// It is passed on byte by byte, one in each such time.
+    Drip(Duration),
+    /// It is lost, and whoever sent it gets these bytes back: an error that the server never said. Meant for a
+    /// connection on which nothing else is under way, or the answers get out of step.
+    Answer(Vec<u8>),
 }
 
 /// Listens on a port of its own and passes everything on to a server.
@@ -77,7 +83,11 @@ struct Now {
     replies: Way,
     /// New connections are closed at once.
     refuses: bool,
+    /// New connections are accepted, and nobody is behind them.
+    half_open: bool,
     open: Vec<(TcpStream, TcpStream)>,
+    /// Clients that were accepted while nobody was behind us.
+    stranded: Vec<TcpStream>,
     /// How many tricks were played, and frames held.
     events: usize,
 }
@@ -87,6 +97,8 @@ struct Way {
     holds: bool,
     swallows: bool,
     delay: Duration,
+    /// How many bytes pass in a second, on each connection.
+    bandwidth: Option<u32>,
     tricks: VecDeque<(Matcher, Trick)>,
 }
 
@@ -147,12 +159,32 @@ impl Proxy {
         self.rules.now().way(side).delay = delay;
     }
 
+    /// Makes this way narrower: so many bytes a second on each connection, or as many as come.
+    pub fn bandwidth(&self, side: Side, bytes_per_second: Option<NonZeroU32>) {
+        self.rules.now().way(side).bandwidth = bytes_per_second.map(NonZeroU32::get);
+    }
+
+    /// Loses all that goes either way on connections that stay open, and accepts new ones behind which nobody is: a
+    /// machine that has gone without saying so. Or lets everybody pass again; who was accepted meanwhile is cut.
+    pub fn half_open(&self, half_open: bool) {
+        let mut now = self.rules.now();
+        now.half_open = half_open;
+        now.requests.swallows = half_open;
+        now.replies.swallows = half_open;
+        for stranded in now.stranded.drain(..) {
+            let _ = stranded.shutdown(Shutdown::Both);
+        }
+    }
+
     /// Cuts all connections that are open.
     pub fn cut(&self) {
         let mut now = self.rules.now();
         now.events += 1;
         for (client, server) in now.open.drain(..) {
             hang_up(&client, &server);
+        }
+        for stranded in now.stranded.drain(..) {
+            let _ = stranded.shutdown(Shutdown::Both);
         }
         drop(now);
         self.rules.changed.notify_all();
@@ -192,22 +224,35 @@ impl Drop for Proxy {
 }
 
 fn connect(rules: &Arc<Rules>, client: TcpStream, server_port: u16, framing: Framing) -> io::Result<()> {
-    if rules.now().refuses {
-        return client.shutdown(Shutdown::Both);
+    {
+        let mut now = rules.now();
+        if now.refuses {
+            return client.shutdown(Shutdown::Both);
+        }
+        if now.half_open {
+            now.stranded.push(client);
+            rules.event(&mut now);
+            return Ok(());
+        }
     }
     let server = TcpStream::connect((Ipv4Addr::LOCALHOST, server_port))?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     rules.now().open.push((client.try_clone()?, server.try_clone()?));
-    for (side, from, to) in
-        [(Side::Requests, client.try_clone()?, server.try_clone()?), (Side::Replies, server, client)]
-    {
+    let ((to_server, for_server), (to_client, for_client)) = (channel(), channel());
+    let requests =
+        Lane { side: Side::Requests, ahead: to_server.clone(), back: to_client.clone(), free: now() };
+    let replies = Lane { side: Side::Replies, ahead: to_client, back: to_server, free: now() };
+    for (mut lane, queued, from, to) in [
+        (requests, for_server, client.try_clone()?, server.try_clone()?),
+        (replies, for_client, server, client),
+    ] {
         let rules = Arc::clone(rules);
-        let (queue, queued) = channel();
         let (source, sink) = (from.try_clone()?, to.try_clone()?);
         std::thread::spawn(move || {
             // Whichever way ends, the connection has ended.
-            let _ = read(&rules, side, source, framing, &queue);
+            let _ = read(&rules, &mut lane, source, framing);
+            let _ = lane.ahead.send(Queued { due: now(), bytes: None });
         });
         std::thread::spawn(move || {
             let _ = write(sink, &queued);
@@ -223,16 +268,22 @@ fn hang_up(one: &TcpStream, other: &TcpStream) {
     let _ = other.shutdown(Shutdown::Both);
 }
 
-/// Bytes, and when they are to be there. Its end is the end of the connection.
-type Queued = (Instant, Vec<u8>);
+/// Bytes, and when they are to be there; none is the end of the connection.
+struct Queued {
+    due: Instant,
+    bytes: Option<Vec<u8>>,
+}
 
-fn read(
-    rules: &Rules,
+/// One way of one connection.
+struct Lane {
     side: Side,
-    mut from: TcpStream,
-    framing: Framing,
-    queue: &Sender<Queued>,
-) -> io::Result<()> {
+    ahead: Sender<Queued>,
+    back: Sender<Queued>,
+    /// When a narrow way has passed on all that is queued.
+    free: Instant,
+}
+
+fn read(rules: &Rules, lane: &mut Lane, mut from: TcpStream, framing: Framing) -> io::Result<()> {
     let mut pending = Vec::new();
     let mut chunk = vec![0; 1 << 16];
     loop {
@@ -243,7 +294,7 @@ fn read(
         pending.extend_from_slice(&chunk[..read]);
         while let Some(length) = framing(&pending).filter(|length| (1..=pending.len()).contains(length)) {
             let frame: Vec<u8> = pending.drain(..length).collect();
-            if !rules.judge(side, frame, queue) {
+            if !rules.judge(lane, frame) {
                 return Ok(());
             }
         }
@@ -251,7 +302,8 @@ fn read(
 }
 
 fn write(mut to: TcpStream, queued: &Receiver<Queued>) -> io::Result<()> {
-    for (due, bytes) in queued {
+    for Queued { due, bytes } in queued {
+        let Some(bytes) = bytes else { return Ok(()) };
         loop {
             let left = due.saturating_duration_since(now());
             if left.is_zero() {
@@ -275,7 +327,8 @@ impl Rules {
     }
 
     /// Passes a frame on as the rules say; false when the connection is to end.
-    fn judge(&self, side: Side, frame: Vec<u8>, queue: &Sender<Queued>) -> bool {
+    fn judge(&self, lane: &mut Lane, frame: Vec<u8>) -> bool {
+        let side = lane.side;
         let mut state = self.now();
         if state.way(side).holds {
             self.event(&mut state);
@@ -286,7 +339,7 @@ impl Rules {
             self.event(&mut state);
             return true;
         }
-        let mut due = now() + state.way(side).delay;
+        let (due, bandwidth) = (now() + state.way(side).delay, state.way(side).bandwidth);
         let tricks = &mut state.way(side).tricks;
         let trick = match tricks.front() {
             Some((matches, _)) if matches(&frame) => tricks.pop_front().map(|(_, trick)| trick),
@@ -296,19 +349,41 @@ impl Rules {
             self.event(&mut state);
         }
         drop(state);
-        let (frames, goes_on) = match trick {
-            None => (vec![frame], true),
-            Some(Trick::Drop) => (vec![], true),
-            Some(Trick::Duplicate) => (vec![frame.clone(), frame], true),
-            Some(Trick::CutBefore) => (vec![], false),
-            Some(Trick::CutAfter) => (vec![frame], false),
-            Some(Trick::Replace { from, to }) => (vec![replaced(frame, &from, &to)], true),
-            Some(Trick::Delay(delay)) => {
-                due += delay;
-                (vec![frame], true)
+        match trick {
+            None => lane.pass(due, frame, bandwidth),
+            Some(Trick::Drop) => true,
+            Some(Trick::Duplicate) => {
+                lane.pass(due, frame.clone(), bandwidth) && lane.pass(due, frame, bandwidth)
             }
-        };
-        goes_on & frames.into_iter().all(|frame| queue.send((due, frame)).is_ok())
+            Some(Trick::CutBefore) => false,
+            Some(Trick::CutAfter) => {
+                lane.pass(due, frame, bandwidth);
+                false
+            }
+            Some(Trick::Replace { from, to }) => lane.pass(due, replaced(frame, &from, &to), bandwidth),
+            Some(Trick::Delay(delay)) => lane.pass(due + delay, frame, bandwidth),
+            Some(Trick::Drip(every)) => {
+                frame.into_iter().zip(1..).all(|(byte, at)| lane.queue(due + every * at, vec![byte]))
+            }
+            Some(Trick::Answer(bytes)) => lane.back.send(Queued { due, bytes: Some(bytes) }).is_ok(),
+        }
+    }
+}
+
+impl Lane {
+    /// Queues a frame, in pieces where the way is narrow.
+    fn pass(&mut self, due: Instant, frame: Vec<u8>, bandwidth: Option<u32>) -> bool {
+        let Some(bandwidth) = bandwidth else { return self.queue(due, frame) };
+        let piece = usize::try_from(bandwidth / 50).unwrap_or(usize::MAX).max(1);
+        frame.chunks(piece).all(|bytes| {
+            let takes = Duration::from_secs_f64(bytes.len() as f64 / f64::from(bandwidth));
+            self.free = self.free.max(due) + takes;
+            self.queue(self.free, bytes.to_vec())
+        })
+    }
+
+    fn queue(&self, due: Instant, bytes: Vec<u8>) -> bool {
+        self.ahead.send(Queued { due, bytes: Some(bytes) }).is_ok()
     }
 }
 
@@ -438,6 +513,50 @@ mod tests {
         say(&mut stream, 3);
         assert_eq!(hear(&mut stream), Some(3));
         assert!(before.elapsed() >= Duration::from_millis(20));
+    }
+
+    #[test]
+    fn an_answer_that_the_server_never_gave_comes_back_in_its_place() {
+        let (proxy, mut stream) = echo();
+        proxy.next(Side::Requests, |frame| frame[4] == 2, Trick::Answer(vec![0, 0, 0, 1, 9]));
+        [1, 2].into_iter().for_each(|what| say(&mut stream, what));
+        let mut heard = [hear(&mut stream), hear(&mut stream)];
+        heard.sort();
+        assert_eq!(heard, [Some(1), Some(9)]);
+        say(&mut stream, 3);
+        assert_eq!(hear(&mut stream), Some(3));
+    }
+
+    #[test]
+    fn a_drip_and_a_narrow_way_take_their_time_and_lose_nothing() {
+        let (proxy, mut stream) = echo();
+        let before = now();
+        proxy.next(Side::Replies, |_| true, Trick::Drip(Duration::from_millis(4)));
+        say(&mut stream, 1);
+        assert_eq!(hear(&mut stream), Some(1));
+        assert!(before.elapsed() >= Duration::from_millis(20), "five bytes");
+        proxy.bandwidth(Side::Requests, NonZeroU32::new(500));
+        let before = now();
+        (0..10).for_each(|what| say(&mut stream, what));
+        (0..10).for_each(|what| assert_eq!(hear(&mut stream), Some(what)));
+        assert!(before.elapsed() >= Duration::from_millis(90), "fifty bytes");
+    }
+
+    #[test]
+    fn a_half_open_server_accepts_and_never_answers() {
+        let (proxy, mut stream) = echo();
+        say(&mut stream, 0);
+        assert_eq!(hear(&mut stream), Some(0));
+        proxy.half_open(true);
+        let mut stranded = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).unwrap();
+        say(&mut stream, 1);
+        say(&mut stranded, 1);
+        assert!(proxy.wait_for_events(2), "one was accepted, one frame lost");
+        stranded.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        assert_eq!(hear(&mut stranded), None);
+        proxy.half_open(false);
+        say(&mut stream, 2);
+        assert_eq!(hear(&mut stream), Some(2));
     }
 
     #[test]

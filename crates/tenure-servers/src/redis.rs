@@ -17,7 +17,8 @@ pub struct RedisServer {
     child: Child,
     port: u16,
     directory: TempDir,
-    options: Vec<String>,
+    /// The server's program, with all that it is started with but its port and its directory.
+    program: Program,
 }
 
 impl RedisServer {
@@ -26,13 +27,27 @@ impl RedisServer {
     /// # Errors
     /// When it is not installed or does not start.
     pub fn start(options: &[&str]) -> Result<Self, ServerError> {
+        Self::start_program(Self::program(), options)
+    }
+
+    /// The program of the server as Debian has it.
+    #[must_use]
+    pub fn program() -> Program {
+        Program::new("redis-server", PACKAGE)
+    }
+
+    /// Starts another server that takes the same options, or the same one under a [`crate::ClockShim`].
+    ///
+    /// # Errors
+    /// As [`RedisServer::start`].
+    pub fn start_program(program: Program, options: &[&str]) -> Result<Self, ServerError> {
         let directory = tempfile::tempdir().map_err(ServerError::step("make a directory"))?;
-        let options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();
+        let program = program.args(["--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]).args(options);
         let mut tries = 0;
         loop {
             let [port] = free_ports()?;
-            match spawn(port, directory.path(), &options) {
-                Ok(child) => return Ok(Self { child, port, directory, options }),
+            match spawn(port, directory.path(), &program) {
+                Ok(child) => return Ok(Self { child, port, directory, program }),
                 // Somebody else may take the port between our look and the server's start.
                 Err(error @ ServerError::Missing { .. }) => return Err(error),
                 Err(error) if tries == 5 => return Err(error),
@@ -76,7 +91,7 @@ impl RedisServer {
     /// When it does not start.
     pub fn restart(&mut self) -> Result<(), ServerError> {
         self.kill();
-        self.child = spawn(self.port, self.directory.path(), &self.options)?;
+        self.child = spawn(self.port, self.directory.path(), &self.program)?;
         Ok(())
     }
 
@@ -97,21 +112,8 @@ impl RedisServer {
     }
 }
 
-fn spawn(port: u16, directory: &Path, options: &[String]) -> Result<Child, ServerError> {
-    let program = Program::new("redis-server", PACKAGE)
-        .args([
-            "--port",
-            &port.to_string(),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--daemonize",
-            "no",
-            "--dir",
-        ])
-        .arg(directory)
-        .args(options);
+fn spawn(port: u16, directory: &Path, program: &Program) -> Result<Child, ServerError> {
+    let program = program.clone().args(["--port", &port.to_string(), "--dir"]).arg(directory);
     let mut child = program.start(&directory.join("server.log"))?;
     // A server that wants a password is up as well.
     child.wait_ready(|| {
