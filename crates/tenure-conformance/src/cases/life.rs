@@ -35,7 +35,7 @@ cases![
     max_hold_ends_a_hold_whatever_its_owner_does_c015,
     a_client_that_vanished_blocks_nobody_and_knows_it_c001_c007[Leases],
     a_quarantine_follows_a_hold_that_was_not_released[Leases],
-    a_waiter_with_a_quarantine_gets_a_hold_that_stands,
+    a_waiter_with_a_quarantine_gets_a_hold_that_stands[Quarantine],
     a_waiting_client_keeps_its_place_for_long_c105[Arrival],
     a_hold_of_many_terms_stays_renewed,
     shutdown_drains_and_refuses,

@@ -7,7 +7,7 @@ mod rules_1_to_4;
 mod rules_5_to_8;
 
 use futures_util::future::LocalBoxFuture;
-use tenure_core::engine::{Facts, Liveness, Order};
+use tenure_core::engine::{Facts, Liveness, Order, TokenSource};
 
 use crate::MemorySite;
 use crate::site::{Hook, Site};
@@ -25,8 +25,12 @@ pub(crate) struct Case<S: Site> {
 pub(crate) enum Need {
     /// Holds and places end by lease.
     Leases,
-    /// Holds last as long as their client lives.
+    /// Holds last as long as their process lives.
     Lifetimes,
+    /// A hold can be followed by a quarantine of its own.
+    Quarantine,
+    /// Tokens can be raised above what a client has seen.
+    Floor,
     /// Waiters are granted in order of arrival.
     Arrival,
     /// A client can be made to vanish.
@@ -43,7 +47,19 @@ impl Need {
             Self::Leases => {
                 (!leases).then(|| "holds do not expire: they last as long as their client".into())
             }
-            Self::Lifetimes => leases.then(|| "holds expire by lease, also under a living client".into()),
+            Self::Lifetimes => match facts.liveness {
+                Liveness::Process => None,
+                Liveness::Session => Some("holds end with a session, which expires".into()),
+                _ => Some("holds expire by lease, also under a living client".into()),
+            },
+            Self::Quarantine => {
+                let session = facts.liveness == Liveness::Session;
+                session.then(|| "a session ends for all its holds at once, so none has a quarantine".into())
+            }
+            Self::Floor => {
+                let revision = facts.token_source == TokenSource::Revision;
+                revision.then(|| "tokens are the engine's own revisions, which nobody can raise".into())
+            }
             Self::Arrival => (facts.order != Order::Arrival).then(|| "waiters have no promised order".into()),
             Self::Vanish => site.can(Hook::Vanish).err().map(Into::into),
             Self::Forget => site.can(Hook::Forget).err().map(Into::into),

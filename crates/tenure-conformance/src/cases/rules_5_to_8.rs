@@ -25,7 +25,7 @@ cases![
     rule_6_a_fresh_token_is_above_all_before_it,
     rule_6_spare_tokens_belong_to_the_grant,
     rule_6_a_renewal_keeps_the_token,
-    rule_6_what_the_client_has_seen_is_a_floor_c050,
+    rule_6_what_the_client_has_seen_is_a_floor_c050[Floor],
     rule_6_tokens_rise_although_everything_was_forgotten_c049[Forget],
     rule_7_a_refusal_without_effect_left_nothing,
     rule_8_deadlines_are_spans_of_the_engines_clock_c019[Leases],

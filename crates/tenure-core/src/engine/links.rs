@@ -4,6 +4,8 @@
 //! caller's lane and the keeper's each have a connection on their own runtime, made when it is first needed and made
 //! anew when it has ended; no request crosses threads. Callers without a runtime are served by a thread of ours.
 //!
+//! Where holds are tied to one session there is one connection for all ([`Links::on_own_thread`]), on a thread of ours.
+//!
 //! What a connection is, each engine says ([`Dial`]). An engine of several servers has one [`Links`] for each.
 //!
 //! # Invariants
@@ -39,6 +41,16 @@ pub trait Dial: Send + Sync + 'static {
 pub struct Links<D: Dial> {
     shared: Arc<Shared<D>>,
     thread: OnceLock<Result<OwnThread, Trouble>>,
+    whose: Whose,
+}
+
+/// Whose runtime a connection lives on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// The caller's, if it has one.
+    Callers,
+    /// Always ours.
+    Ours,
 }
 
 struct Shared<D: Dial> {
@@ -55,8 +67,17 @@ enum Slot<L> {
 impl<D: Dial> Links<D> {
     /// No connection yet.
     pub fn new(dial: D) -> Self {
+        Self::of(dial, Whose::Callers)
+    }
+
+    /// No connection yet, and never more than one: on a thread of ours, for all callers and the keeper.
+    pub fn on_own_thread(dial: D) -> Self {
+        Self::of(dial, Whose::Ours)
+    }
+
+    fn of(dial: D, whose: Whose) -> Self {
         let shared = Shared { dial, slots: Mutex::default(), failures: AtomicU32::new(0) };
-        Self { shared: Arc::new(shared), thread: OnceLock::new() }
+        Self { shared: Arc::new(shared), thread: OnceLock::new(), whose }
     }
 
     /// How connections are made.
@@ -73,8 +94,8 @@ impl<D: Dial> Links<D> {
     /// What [`Dial::dial`] said. Nothing of the caller's was sent.
     pub async fn link(&self) -> Result<Arc<D::Link>, Trouble> {
         let runtime = match Handle::try_current() {
-            Ok(runtime) => runtime,
-            Err(_) => self.own_thread()?,
+            Ok(runtime) if self.whose == Whose::Callers => runtime,
+            _ => self.own_thread()?,
         };
         let mut making = match self.shared.slot(&runtime) {
             Slot::Up(link) => return Ok(link),
@@ -86,7 +107,11 @@ impl<D: Dial> Links<D> {
         }
     }
 
-    fn own_thread(&self) -> Result<Handle, Trouble> {
+    /// The runtime of our own thread, which is started if need be.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn own_thread(&self) -> Result<Handle, Trouble> {
         let thread = self.thread.get_or_init(OwnThread::start);
         thread.as_ref().map(|thread| thread.runtime.clone()).map_err(Clone::clone)
     }
@@ -155,7 +180,11 @@ fn pause_after(failures: u32) -> Duration {
     }
 }
 
-/// A thread with a runtime, for those who have none. It ends with its value.
+/// How long a thread lets what runs on it end by itself: a session says goodbye to its server.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A thread with a runtime, for those who have none. It ends with its value, after what runs on it has ended by itself
+/// or has had a moment to.
 #[derive(Debug)]
 pub struct OwnThread {
     runtime: Handle,
@@ -176,6 +205,8 @@ impl OwnThread {
         let serve = move || {
             // The sender is dropped with the value, and that is the end.
             let _ = runtime.block_on(ended);
+            // Too late is as good as never: who has not ended by then is dropped.
+            let _ = runtime.block_on(async { tokio::time::timeout(FAREWELL, idle()).await });
         };
         std::thread::Builder::new().name("tenure-links".to_owned()).spawn(serve).map_err(failed)?;
         Ok(Self { runtime: handle, _alive: alive })
@@ -185,5 +216,12 @@ impl OwnThread {
     #[must_use]
     pub fn runtime(&self) -> &Handle {
         &self.runtime
+    }
+}
+
+/// Waits until no task is left on the current runtime.
+async fn idle() {
+    while Handle::current().metrics().num_alive_tasks() > 0 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

@@ -283,6 +283,8 @@ pub struct Facts {
     pub exclusion: Exclusion,
     /// What the order of tokens survives.
     pub token_durability: TokenDurability,
+    /// Whose numbers the tokens are.
+    pub token_source: TokenSource,
     /// In which order waiters are granted.
     pub order: Order,
     /// For how long a grant waits for the waiter to confirm it.
@@ -301,6 +303,7 @@ impl Facts {
             liveness: Liveness::Lease,
             exclusion: Exclusion::WithinClockRates,
             token_durability: TokenDurability::Volatile,
+            token_source: TokenSource::Line,
             order: Order::Arrival,
             claim_window: Duration::from_secs(3),
             refresh_every: Duration::from_secs(1),
@@ -344,6 +347,17 @@ pub enum TokenDurability {
     Disk,
     /// The loss of a minority of servers.
     Quorum,
+}
+
+/// Whose numbers the tokens are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TokenSource {
+    /// Numbers that the line of the key keeps; the next one can be above anything that a client has seen.
+    Line,
+    /// The engine's own revision, which nobody can raise. A client that has seen a higher token, as after a restore of
+    /// an old backup, is refused a grant.
+    Revision,
 }
 
 /// In which order waiters are granted.
