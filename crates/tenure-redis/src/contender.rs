@@ -13,6 +13,7 @@ use crate::Shared;
 use crate::inbox::Ear;
 use crate::link::Link;
 use crate::names;
+use crate::route::{Failed, Manner, Step};
 use crate::scripts::Script;
 
 /// Speaks for one claim at a [`Redis`](crate::Redis).
@@ -40,13 +41,46 @@ impl RedisContender {
         self.claim.floor.map_or(0, FencingToken::get)
     }
 
-    async fn verb(&self, link: &Link, script: Script, args: &[&[u8]]) -> Result<String, EngineError> {
-        link.verb(script, &self.claim.key, &self.hash, args).await
+    /// A verb at whichever server keeps the key, with the connection over which it was answered.
+    async fn verb(&self, script: Script, args: &[&[u8]]) -> Result<(Arc<Link>, String), EngineError> {
+        let mut trail = self.shared.route.trail(self.hash.as_bytes());
+        // A trail ends by itself.
+        loop {
+            let step = trail.step().await?;
+            if script == Script::Renew {
+                step.link.show(&self.claim.identity).await;
+            }
+            match self.verb_at(&step, script, args).await {
+                Ok(line) => return Ok((step.link, line)),
+                Err(failed) => trail.turn(failed)?,
+            }
+        }
     }
 
-    async fn look(&self, link: &Arc<Link>) -> Result<Attempt, EngineError> {
-        let card = self.shared.cards.of(&self.claim.identity);
-        link.show(&self.claim.identity, &card).await;
+    async fn verb_at(&self, step: &Step, script: Script, args: &[&[u8]]) -> Result<String, Failed> {
+        step.link.verb(step.manner, script, &self.claim.key, &self.hash, args).await
+    }
+
+    /// One attempt at whichever server keeps the key.
+    async fn look(&self) -> Result<(Arc<Link>, Attempt), EngineError> {
+        let mut trail = self.shared.route.trail(self.hash.as_bytes());
+        // A trail ends by itself.
+        loop {
+            let step = trail.step().await?;
+            match self.look_at(&step).await {
+                Ok(line) => {
+                    let attempt = self.read_attempt(&step.link, &line)?;
+                    return Ok((step.link, attempt));
+                }
+                Err(failed) => trail.turn(failed)?,
+            }
+        }
+    }
+
+    /// What the wish says depends on the server: it names a connection to it, over which to be told.
+    async fn look_at(&self, step: &Step) -> Result<String, Failed> {
+        let link = &step.link;
+        let card = link.show(&self.claim.identity).await;
         let (mode, limit) = answers::mode_words(self.claim.mode);
         let term = micros(self.term());
         let (spare, floor) = (self.claim.spare_tokens.to_string(), self.floor().to_string());
@@ -54,13 +88,21 @@ impl RedisContender {
             IfBusy::Join => "join",
             IfBusy::Leave => "leave",
         };
+        if self.ear.is_some() && self.home_at(link).is_none() {
+            // Our connection has ended and was made anew, or leads to where the key was before.
+            self.shared.inbox.settle(self.claim.id, link);
+        }
         // Whoever keeps the place alive does not draw the wake away from who waits.
-        let home = self.shared.inbox.home_of(self.claim.id);
+        let home = self.home_at(link);
         let connection = home.as_ref().unwrap_or(link).name;
         let wish = format!("{mode} {limit} {term} {spare} {floor} {connection:016x} {}", card.name);
         let args = [&self.id, &wish, &term, &spare, &floor, if_busy];
-        let line = self.verb(link, Script::Attempt, &args.map(str::as_bytes)).await?;
-        self.read_attempt(link, &line)
+        self.verb_at(step, Script::Attempt, &args.map(str::as_bytes)).await
+    }
+
+    /// The connection on which our waiter listens, if it leads to the same server.
+    fn home_at(&self, link: &Link) -> Option<Arc<Link>> {
+        self.shared.inbox.home_of(self.claim.id).filter(|home| home.leads_where(link))
     }
 
     fn read_attempt(&self, link: &Link, line: &str) -> Result<Attempt, EngineError> {
@@ -72,19 +114,21 @@ impl RedisContender {
     }
 
     /// Waits until enough replicas have the grant; undoes it when they do not come.
-    async fn acknowledge(&self, link: &Link) -> Result<(), EngineError> {
+    async fn acknowledge(&self, link: &Arc<Link>) -> Result<(), EngineError> {
         let (wanted, timeout) = (self.shared.acks, self.shared.acks_timeout);
         let millis = timeout.as_millis().max(1).to_string();
         let wait = [&b"WAIT"[..], &wanted.to_string().into_bytes(), millis.as_bytes()];
         // Where the answer does not come, the grant stands: the keeper withdraws it.
         let unknown = Trouble::with_unknown_effect;
-        let answer = link.command(&wait).await.map_err(unknown)?;
+        let answer = link.command(Manner::Plain, &wait).await.map_err(|failed| unknown(failed.into()))?;
         let Value::Int(acks) = answer else { return Err(link.confused(&answer).into()) };
         if acks >= i64::from(wanted) {
             return Ok(());
         }
         // The attempt was answered, so none is on its way and no tombstone is needed: it may be made again.
-        let undone = self.leave(link, Stray::Impossible).await;
+        let step = Step { link: Arc::clone(link), manner: Manner::Plain };
+        let args = self.leaving(Stray::Impossible);
+        let undone = self.verb_at(&step, Script::Withdraw, &args.each_ref().map(|arg| arg.as_bytes())).await;
         let message = format!("only {acks} of {wanted} replicas acknowledged the grant within {timeout:?}");
         let mut trouble = Trouble::away(message);
         if undone.is_err() {
@@ -93,14 +137,13 @@ impl RedisContender {
         Err(trouble.into())
     }
 
-    async fn leave(&self, link: &Link, stray: Stray) -> Result<Withdrawn, EngineError> {
+    /// What a withdrawal says.
+    fn leaving(&self, stray: Stray) -> [String; 3] {
         let stray = match stray {
             Stray::Possible => "possible",
             Stray::Impossible => "impossible",
         };
-        let args = [&self.id, &micros(self.term()), stray];
-        let line = self.verb(link, Script::Withdraw, &args.map(str::as_bytes)).await?;
-        answers::withdrawn(&line).ok_or_else(|| link.confused(&line).into())
+        [self.id.clone(), micros(self.term()), stray.to_owned()]
     }
 }
 
@@ -113,12 +156,7 @@ impl Contender for RedisContender {
         if let Some(ear) = &mut self.ear {
             ear.look();
         }
-        let link = self.shared.links.link().await?;
-        if self.ear.is_some() && self.shared.inbox.home_of(self.claim.id).is_none() {
-            // Our connection has ended and was made anew.
-            self.shared.inbox.settle(self.claim.id, &link);
-        }
-        let attempt = self.look(&link).await?;
+        let (link, attempt) = self.look().await?;
         match &attempt {
             Attempt::Granted(_) if self.shared.acks > 0 => self.acknowledge(&link).await?,
             Attempt::Waiting(_) if self.ear.is_none() && self.claim.if_busy == IfBusy::Join => {
@@ -151,23 +189,21 @@ impl Contender for RedisContender {
         if let Some(ear) = &mut self.ear {
             ear.look();
         }
-        let link = self.shared.links.link().await?;
-        link.show(&self.claim.identity, &self.shared.cards.of(&self.claim.identity)).await;
         let args = [&self.id, &*micros(self.term())];
-        let line = self.verb(&link, Script::Renew, &args.map(str::as_bytes)).await?;
+        let (link, line) = self.verb(Script::Renew, &args.map(str::as_bytes)).await?;
         answers::renewal(&line, &self.claim).ok_or_else(|| link.confused(&line).into())
     }
 
     async fn restamp(&mut self) -> Result<Restamp, EngineError> {
-        let link = self.shared.links.link().await?;
         let args = [&self.id, &*self.claim.spare_tokens.to_string(), &*self.floor().to_string()];
-        let line = self.verb(&link, Script::Restamp, &args.map(str::as_bytes)).await?;
+        let (link, line) = self.verb(Script::Restamp, &args.map(str::as_bytes)).await?;
         answers::restamp(&line).ok_or_else(|| link.confused(&line).into())
     }
 
     async fn withdraw(&mut self, stray: Stray) -> Result<Withdrawn, EngineError> {
-        let link = self.shared.links.link().await?;
-        self.leave(&link, stray).await
+        let args = self.leaving(stray);
+        let (link, line) = self.verb(Script::Withdraw, &args.each_ref().map(|arg| arg.as_bytes())).await?;
+        answers::withdrawn(&line).ok_or_else(|| link.confused(&line).into())
     }
 }
 

@@ -1,7 +1,8 @@
 //! From an address to a connection that may be trusted: connect, log in, check the server, listen.
 //!
 //! Everything is asked in one go, and judged before the first verb: a server that is too old, a replica, or one that
-//! may evict locks is refused with the reason, again on each new connection.
+//! may evict locks is refused with the reason, again on each new connection. A node of a cluster is first asked which
+//! slots it serves: we listen on a channel in one of them.
 
 #[cfg(feature = "tls")]
 use std::error::Error;
@@ -17,18 +18,41 @@ use tenure_core::engine::Trouble;
 use crate::names;
 use crate::options::{Address, Eviction, RedisOptions};
 use crate::reply::{self, Reply};
-use crate::scripts::Script;
+use crate::scripts::{Script, Voice};
+use crate::slots::Served;
+use crate::survey::{self, Survey};
 use crate::trouble;
 
 /// The oldest server whose scripts and pushes do what we need.
 const OLDEST: (u32, u32) = (6, 2);
 
+/// The oldest node of a cluster that tells those who listen at itself alone.
+const SHARDED: (u32, u32) = (7, 0);
+
+/// What a server is a part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// It keeps all lines by itself.
+    Alone,
+    /// It keeps the lines of some slots.
+    OfCluster,
+}
+
 /// A connection that is ready for verbs.
 pub(crate) struct Dialed {
     pub(crate) connection: MultiplexedConnection,
+    pub(crate) footing: Footing,
     pub(crate) server: Server,
     /// The names by which the server knows our scripts, in the order of [`Script::ALL`].
     pub(crate) scripts: Vec<String>,
+}
+
+/// How a connection listens at its server.
+pub(crate) struct Footing {
+    /// Its name in places, and of its channel.
+    pub(crate) name: u64,
+    pub(crate) voice: Voice,
+    pub(crate) served: Served,
 }
 
 /// What a server says of itself.
@@ -46,23 +70,45 @@ pub(crate) struct Server {
 /// How many requests may be on their way to a connection's task before the next one waits.
 const QUEUE: usize = 1024;
 
-/// Connects, logs in, checks, and listens on the channel of `name`. What is pushed goes to `pushes`.
+/// Connects, logs in, checks, and listens on a channel of its own. What is pushed goes to `pushes`.
 pub(crate) async fn dial(
     options: &RedisOptions,
-    name: u64,
+    part: Part,
     pushes: impl AsyncPushSender,
 ) -> Result<Dialed, Trouble> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(options.connect_timeout))
-        .set_response_timeout(Some(options.patience()))
-        .set_pipeline_buffer_size(QUEUE)
-        .set_push_sender(pushes);
-    let dialing = async {
-        let connection = client(options)?.get_multiplexed_async_connection_with_config(&config).await;
-        let mut connection = connection.map_err(|error| kept_out(&error, options))?;
-        let (server, scripts) = greet(&mut connection, options, name).await?;
-        Ok(Dialed { connection, server, scripts })
-    };
+    in_time(options, async {
+        let mut connection = connect(options, Some(pushes)).await?;
+        let footing = footing(&mut connection, options, part).await?;
+        let (server, scripts) = greet(&mut connection, options, part, &footing).await?;
+        Ok(Dialed { connection, footing, server, scripts })
+    })
+    .await
+}
+
+/// Connects and asks something, for answers that do not depend on what the server is. What is pushed goes to `pushes`.
+pub(crate) async fn ask(
+    options: &RedisOptions,
+    questions: &[&[&str]],
+    pushes: Option<impl AsyncPushSender>,
+) -> Result<(MultiplexedConnection, Vec<Value>), Trouble> {
+    in_time(options, async {
+        let mut connection = connect(options, pushes).await?;
+        let mut all = redis::pipe();
+        for question in questions {
+            all.add_command(redis::cmd(question[0])).arg(&question[1..]);
+        }
+        let answers = connection.send_packed_commands(&all, 0, all.len()).await;
+        let answers = answers.map_err(|error| kept_out(&error, options))?;
+        Ok((connection, answers))
+    })
+    .await
+}
+
+/// Connecting has a limit, and certainly applies nothing.
+async fn in_time<T>(
+    options: &RedisOptions,
+    dialing: impl Future<Output = Result<T, Trouble>>,
+) -> Result<T, Trouble> {
     match tokio::time::timeout(options.connect_timeout, dialing).await {
         Ok(dialed) => dialed.map_err(Trouble::without_effect),
         Err(_) => {
@@ -72,12 +118,33 @@ pub(crate) async fn dial(
     }
 }
 
+async fn connect(
+    options: &RedisOptions,
+    pushes: Option<impl AsyncPushSender>,
+) -> Result<MultiplexedConnection, Trouble> {
+    let mut config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(options.connect_timeout))
+        .set_response_timeout(Some(options.patience()))
+        .set_pipeline_buffer_size(QUEUE);
+    if let Some(pushes) = pushes {
+        config = config.set_push_sender(pushes);
+    }
+    let connection = client(options)?.get_multiplexed_async_connection_with_config(&config).await;
+    connection.map_err(|error| kept_out(&error, options))
+}
+
 fn client(options: &RedisOptions) -> Result<Client, Trouble> {
     let address = match &options.address {
         Address::Unix(path) => ConnectionAddr::Unix(path.clone()),
-        Address::Tcp { host, port } if options.tls.is_none() => ConnectionAddr::Tcp(host.clone(), *port),
-        Address::Tcp { host, port } => {
-            ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None }
+        Address::Tcp(node) if options.tls.is_none() => ConnectionAddr::Tcp(node.host.clone(), node.port),
+        Address::Tcp(node) => ConnectionAddr::TcpTls {
+            host: node.host.clone(),
+            port: node.port,
+            insecure: false,
+            tls_params: None,
+        },
+        Address::Sentinel { .. } | Address::Cluster(_) => {
+            return Err(Trouble::unsupported(format!("{} is more than one server", options.address())));
         }
     };
     // The database is selected by the greeting, which can tell why it is refused.
@@ -139,23 +206,53 @@ fn is_of_tls(error: &RedisError) -> bool {
     io.and_then(std::io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
+/// Where to listen. A node of a cluster lets us listen only in a slot that it serves.
+async fn footing(
+    connection: &mut MultiplexedConnection,
+    options: &RedisOptions,
+    part: Part,
+) -> Result<Footing, Trouble> {
+    if part == Part::Alone {
+        return Ok(Footing { name: rand::random(), voice: Voice::Plain, served: Served::All });
+    }
+    let mut questions = redis::pipe();
+    questions.cmd("INFO").arg("server");
+    questions.cmd("CLUSTER").arg("MYID");
+    questions.cmd("CLUSTER").arg("SLOTS");
+    let answers = connection.send_packed_commands(&questions, 0, questions.len()).await;
+    let mut answers = answers.map_err(|error| kept_out(&error, options))?.into_iter();
+    // There are as many answers as commands.
+    let mut answer = || answers.next().unwrap_or(Value::Nil);
+    let (info, id, slots) = (answer(), answer(), answer());
+    let address = options.address();
+    let Some(info) = info.text() else { return Err(refusal(info)) };
+    let voice = if version_of(info) >= SHARDED { Voice::Sharded } else { Voice::Plain };
+    let Some(id) = id.text() else { return Err(survey::no_cluster(&address, id)) };
+    let served =
+        Survey::read(slots, "").map_err(|answer| survey::no_cluster(&address, answer))?.served_by(id);
+    let name = served.first(rand::random, names::channel_of);
+    let name = name.ok_or_else(|| Trouble::away(format!("{address} serves no slots of its cluster")))?;
+    Ok(Footing { name, voice, served })
+}
+
 /// The greeting, all in one write.
 async fn greet(
     connection: &mut MultiplexedConnection,
     options: &RedisOptions,
-    name: u64,
+    part: Part,
+    footing: &Footing,
 ) -> Result<(Server, Vec<String>), Trouble> {
-    let channel = names::channel_of(name);
+    let (channel, voice) = (names::channel_of(footing.name), footing.voice);
     let mut greeting = redis::pipe();
     greeting.cmd("CLIENT").arg("SETNAME").arg("tenure");
     greeting.cmd("SELECT").arg(options.database);
     greeting.cmd("INFO");
     for script in Script::ALL {
-        greeting.cmd("SCRIPT").arg("LOAD").arg(script.source());
+        greeting.cmd("SCRIPT").arg("LOAD").arg(script.source(voice));
     }
-    greeting.cmd("PUBLISH").arg(&channel).arg("");
+    greeting.cmd(voice.publish()).arg(&channel).arg("");
     greeting.cmd("CONFIG").arg("GET").arg("appendfsync");
-    greeting.cmd("SUBSCRIBE").arg(&channel);
+    greeting.cmd(voice.subscribe()).arg(&channel);
     let answers = connection.send_packed_commands(&greeting, 0, greeting.len()).await;
     let mut answers = answers.map_err(|error| kept_out(&error, options))?.into_iter();
     // There are as many answers as commands.
@@ -164,7 +261,7 @@ async fn greet(
     // The name is for people, who may have forbidden it.
     let (_named, selected, info) = (answer(), answer(), answer());
     let Some(info) = info.text() else { return Err(refusal(info)) };
-    let mut server = judge(info, options)?;
+    let mut server = judge(info, options, part)?;
     if let Value::ServerError(error) = selected {
         let error = reply::error_text(&error);
         let message = format!("{} has no database {} ({error})", options.address(), options.database);
@@ -206,17 +303,24 @@ fn too_old(address: &str, what: &str) -> Trouble {
     Trouble::unsupported(format!("{address} is {what}: Redis {major}.{minor} or newer is needed"))
 }
 
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.map(str::trim)
+}
+
+fn version_of(info: &str) -> (u32, u32) {
+    let version = field(info, "redis_version").unwrap_or_default();
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
 /// Whether a server that says this of itself may keep locks.
-fn judge(info: &str, options: &RedisOptions) -> Result<Server, Trouble> {
+fn judge(info: &str, options: &RedisOptions, part: Part) -> Result<Server, Trouble> {
     let address = options.address();
-    let field = |name: &str| {
-        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.map(str::trim)
-    };
+    let field = |name: &str| field(info, name);
     let number = |name| field(name).and_then(|value| value.parse::<u32>().ok());
     let version = field("redis_version").unwrap_or("unknown");
-    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    let version_number = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    let version_number = version_of(info);
     if version_number < OLDEST {
         return Err(too_old(&address, &format!("version {version}")));
     }
@@ -228,13 +332,13 @@ fn judge(info: &str, options: &RedisOptions) -> Result<Server, Trouble> {
         )));
     }
     match field("redis_mode") {
-        Some("cluster") => {
-            let message =
-                format!("{address} is a node of a cluster, which this engine does not speak to yet");
+        Some("cluster") if part == Part::Alone => {
+            let message = format!("{address} is a node of a cluster: write redis+cluster://{address}");
             return Err(Trouble::unsupported(message));
         }
         Some("sentinel") => {
-            let message = format!("{address} is a sentinel: name the primary that it watches");
+            let message =
+                format!("{address} is a sentinel: write redis+sentinel://{address}/NAME of its primary");
             return Err(Trouble::unsupported(message));
         }
         _ => {}
@@ -288,7 +392,7 @@ mod tests {
     fn c074_a_server_that_is_too_old_is_refused_by_its_version() {
         let options = RedisOptions::tcp("h", 1);
         for version in ["6.0.16", "5.0.3", "2.8", ""] {
-            let refused = judge(&info(&[("redis_version", version)]), &options).unwrap_err();
+            let refused = judge(&info(&[("redis_version", version)]), &options, Part::Alone).unwrap_err();
             assert_eq!(
                 (refused.kind, refused.retry),
                 (EngineErrorKind::Unsupported, Retry::Useless),
@@ -296,29 +400,40 @@ mod tests {
             );
         }
         for version in ["6.2.0", "7.0.15", "9.1.2", "10.0.0"] {
-            assert!(judge(&info(&[("redis_version", version)]), &options).is_ok(), "{version}");
+            assert!(judge(&info(&[("redis_version", version)]), &options, Part::Alone).is_ok(), "{version}");
         }
     }
 
     #[test]
     fn what_a_server_says_of_itself_decides_what_can_be_promised() {
         let options = RedisOptions::tcp("h", 1);
-        let server = judge(&info(&[("connected_slaves", "2")]), &options).unwrap();
+        let server = judge(&info(&[("connected_slaves", "2")]), &options, Part::Alone).unwrap();
         assert_eq!((server.replicas, server.durable, server.evicts), (2, true, false));
-        assert!(judge(&info(&[("role", "slave")]), &options).unwrap_err().message.contains("replica"));
         assert!(
-            judge(&info(&[("redis_mode", "cluster")]), &options).unwrap_err().message.contains("cluster")
+            judge(&info(&[("role", "slave")]), &options, Part::Alone)
+                .unwrap_err()
+                .message
+                .contains("replica")
         );
-        assert!(judge(&info(&[("maxmemory_policy", "allkeys-lru")]), &options).is_ok(), "without a limit");
+        assert!(
+            judge(&info(&[("redis_mode", "cluster")]), &options, Part::Alone)
+                .unwrap_err()
+                .message
+                .contains("cluster")
+        );
+        assert!(
+            judge(&info(&[("maxmemory_policy", "allkeys-lru")]), &options, Part::Alone).is_ok(),
+            "without a limit"
+        );
     }
 
     #[test]
     fn c068_a_server_that_may_evict_locks_is_refused_unless_allowed() {
         let options = RedisOptions::tcp("h", 1);
         let info = info(&[("maxmemory", "3000000"), ("maxmemory_policy", "volatile-lru")]);
-        let refused = judge(&info, &options).unwrap_err();
+        let refused = judge(&info, &options, Part::Alone).unwrap_err();
         assert_eq!(refused.kind, EngineErrorKind::Unsupported);
         assert!(refused.message.contains("volatile-lru"));
-        assert!(judge(&info, &options.with_eviction(Eviction::Allow)).unwrap().evicts);
+        assert!(judge(&info, &options.with_eviction(Eviction::Allow), Part::Alone).unwrap().evicts);
     }
 }

@@ -6,11 +6,12 @@
 use std::sync::Arc;
 
 use redis::Value;
-use tenure_core::engine::EngineError;
+use tenure_core::engine::{EngineError, Trouble};
 use tenure_core::{FencingToken, Stale};
 
 use crate::Shared;
 use crate::reply::Reply;
+use crate::route::Step;
 use crate::scripts::Script;
 
 /// Refuses stale holders at a resource that is kept on the same server as the lines.
@@ -79,12 +80,19 @@ impl RedisFence {
         slot: u32,
         values: &[&[u8]],
     ) -> Result<(), RedisFenceError> {
-        let trouble = |trouble: tenure_core::engine::Trouble| RedisFenceError::Trouble(trouble.into());
-        let link = self.shared.links.link().await.map_err(trouble)?;
+        let trouble = |trouble: Trouble| RedisFenceError::Trouble(trouble.into());
         let (offered, slot_name) = (token.to_string(), slot.to_string());
         let mut args = vec![offered.as_bytes(), slot_name.as_bytes()];
         args.extend(values);
-        let answer = link.script(Script::Fence, keys, &args).await.map_err(trouble)?;
+        let mut trail = self.shared.route.trail(self.key.as_bytes());
+        // A trail ends by itself.
+        let (link, answer) = loop {
+            let Step { link, manner } = trail.step().await.map_err(trouble)?;
+            match link.script(manner, Script::Fence, keys, &args).await {
+                Ok(answer) => break (link, answer),
+                Err(failed) => trail.turn(failed).map_err(RedisFenceError::Trouble)?,
+            }
+        };
         let verdict = match &answer {
             Value::Array(list) => match list.as_slice() {
                 [Value::Int(passed), mark] => mark

@@ -1,4 +1,4 @@
-//! The Redis engine of `tenure`: locks on a Redis primary.
+//! The Redis engine of `tenure`: locks on a Redis primary, on the primary that sentinels name, or on a cluster.
 //!
 //! The line of each key lies in one hash; each verb is one script on it, so a lock costs one round trip and its release
 //! another. Deadlines are judged by the server's clock, inside the scripts. A release grants to the next in line and
@@ -15,11 +15,12 @@
 //! 3. The scripts keep the same books as [`tenure_core::engine::ledger`]; a test compares them verb by verb.
 //! 4. Key expiry only clears up: no verdict depends on it.
 //!
-//! Where to look: `scripts` for what happens on the server, `dial` for what a server must be like, `link` for
-//! connections and requests, `inbox` for wakes, `trouble` for what each error means.
+//! Where to look: `scripts` for what happens on the server, `route` for which server that is, `dial` for what a server
+//! must be like, `link` for connections and requests, `inbox` for wakes, `trouble` for what each error means.
 #![forbid(unsafe_code)]
 
 mod cards;
+mod cluster;
 mod contender;
 mod dial;
 mod fence;
@@ -31,8 +32,13 @@ mod names;
 mod options;
 mod record;
 mod reply;
+mod route;
 mod scripts;
+mod sentinel;
+mod slots;
+mod survey;
 mod trouble;
+mod url;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,7 +46,6 @@ use std::time::Duration;
 
 use redis::Value;
 use tenure_core::engine::ledger::{Expiry, Ledger, Place, Terms};
-use tenure_core::engine::links::Links;
 use tenure_core::engine::{
     Engine, EngineError, EngineErrorKind, Exclusion, Facts, Line, PlaceView, TokenDurability, Trouble,
     Withdrawn, answers,
@@ -49,27 +54,30 @@ use tenure_core::{Claim, ClaimId, FencingToken, Identity, Key};
 
 pub use contender::RedisContender;
 pub use fence::{RedisFence, RedisFenceError};
-pub use options::{Eviction, RedisOptions, RedisUrlError};
+pub use options::{Eviction, RedisOptions};
+pub use url::RedisUrlError;
 
-use cards::{Card, Cards};
-use dial::Server;
+use cards::Card;
 use inbox::{CLAIM_WINDOW, Inbox};
-use link::{Dialer, Link};
+use link::Link;
+use options::Address;
 use record::Tag;
 use reply::Reply;
+use route::{Manner, Redirect, Route, Step};
 use scripts::Script;
 
 /// How many lines are looked at in one go when keys are listed.
 const LIST_CHUNK: usize = 128;
 
-/// Locks on a Redis primary.
+/// Locks on a Redis primary, on the primary that sentinels name, or on a cluster.
 ///
 /// Clones are the same engine, with the same connections.
 ///
 /// # Guarantees
 /// Stated by [`Engine::facts`] from what the server says of itself when it is opened: exclusion is best effort unless
-/// the server has no replicas and writes each command to its disk before it answers (`appendfsync always`). Tokens rise
-/// over any loss of data as long as the clocks of successive primaries differ by less than the time a failover takes.
+/// the server is alone, has no replicas and writes each command to its disk before it answers (`appendfsync always`).
+/// Tokens rise over any loss of data as long as the clocks of successive primaries differ by less than the time a
+/// failover takes.
 #[derive(Clone, Debug)]
 pub struct Redis {
     shared: Arc<Shared>,
@@ -77,48 +85,41 @@ pub struct Redis {
 
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) links: Links<Dialer>,
+    pub(crate) route: Route,
     pub(crate) inbox: Arc<Inbox>,
-    pub(crate) cards: Cards,
     pub(crate) acks: u32,
     pub(crate) acks_timeout: Duration,
     facts: Facts,
 }
 
 impl Redis {
-    /// Connects to a server and checks that it may keep locks.
+    /// Connects to a server, and checks that it may keep locks. Of a cluster, one node that serves slots is checked at
+    /// once, and each of the others when it is first needed.
     ///
     /// Callers with a tokio runtime (with I/O and time enabled) are served on it, others by a thread of the engine.
     ///
     /// # Errors
-    /// When the server cannot be reached, refuses us, or is no primary of version 6.2 or newer that keeps what it is
-    /// told.
+    /// When no server can be reached, or it refuses us, or is no primary of version 6.2 or newer that keeps what it is
+    /// told; when no sentinel answers, or they know no primary of that name.
     ///
     /// # Cancel safety
     /// Safe: nothing is left behind.
     pub async fn open(options: &RedisOptions) -> Result<Self, EngineError> {
         let inbox = Arc::new(Inbox::default());
-        let links = Links::new(Dialer::new(options.clone(), Arc::clone(&inbox)));
-        let link = links.link().await?;
-        if options.acks > link.server.replicas {
+        let route = Route::new(options, &inbox);
+        let (link, replicas) = route.first().await?;
+        if options.acks > replicas {
             let message = format!(
-                "{} has {} replicas, so {} can never acknowledge a grant: change acks in the URL, or add replicas",
+                "{} has {replicas} replicas, so {} can never acknowledge a grant: change acks in the URL, or add \
+                 replicas",
                 options.address(),
-                link.server.replicas,
                 options.acks
             );
             return Err(Trouble::unsupported(message).into());
         }
-        let facts = facts(&link.server);
-        let shared = Shared {
-            links,
-            inbox,
-            cards: Cards::default(),
-            acks: options.acks,
-            acks_timeout: options.acks_timeout,
-            facts,
-        };
-        Ok(Self { shared: Arc::new(shared) })
+        let facts = facts(&link, &options.address);
+        let (acks, acks_timeout) = (options.acks, options.acks_timeout);
+        Ok(Self { shared: Arc::new(Shared { route, inbox, acks, acks_timeout, facts }) })
     }
 
     /// A fence for a resource on this server, with its marks in the hash `key`.
@@ -131,9 +132,11 @@ impl Redis {
 }
 
 /// What such a server can promise.
-fn facts(server: &Server) -> Facts {
+fn facts(link: &Link, address: &Address) -> Facts {
     let mut facts = Facts::of_leases("redis");
-    let keeps = server.durable && server.replicas == 0 && !server.evicts;
+    // Where others stand by to take over, they may do so without what was acknowledged last.
+    let alone = matches!(address, Address::Tcp(_) | Address::Unix(_)) && link.server.replicas == 0;
+    let keeps = alone && link.server.durable && !link.server.evicts;
     facts.exclusion = if keeps { Exclusion::WithinClockRates } else { Exclusion::BestEffort };
     facts.token_durability = if keeps { TokenDurability::Disk } else { TokenDurability::Volatile };
     facts.claim_window = CLAIM_WINDOW;
@@ -175,56 +178,67 @@ impl Read {
 }
 
 impl Shared {
-    async fn read(&self, link: &Link, key: &Key) -> Result<Read, EngineError> {
+    async fn read(&self, key: &Key) -> Result<Read, EngineError> {
         let hash = names::hash_of(key);
-        let answer = link.script(Script::Inspect, &[hash.as_bytes()], &[]).await?;
+        let mut trail = self.route.trail(hash.as_bytes());
+        // A trail ends by itself.
+        let (link, answer) = loop {
+            let Step { link, manner } = trail.step().await?;
+            match link.script(manner, Script::Inspect, &[hash.as_bytes()], &[]).await {
+                Ok(answer) => break (link, answer),
+                Err(failed) => trail.turn(failed)?,
+            }
+        };
         let parts = answer.list().and_then(|list| <[Value; 2]>::try_from(list).ok());
         let [time, fields] = parts.ok_or_else(|| link.confused(&"not two parts"))?;
-        Ok(Read::parse(link, &hash, time, fields)?.settled())
+        Ok(Read::parse(&link, &hash, time, fields)?.settled())
     }
 
-    /// Which of the keys are in use, at one moment for all.
+    /// Which of the keys of one server are in use, at one moment for all.
     async fn read_many(&self, link: &Link, keys: &[Key]) -> Result<Vec<bool>, EngineError> {
         let hashes: Vec<_> = keys.iter().map(names::hash_of).collect();
         let mut reads = vec![vec![&b"TIME"[..]]];
         reads.extend(hashes.iter().map(|hash| vec![&b"HGETALL"[..], hash.as_bytes()]));
         let mut answers = link.commands(&reads).await?.into_iter();
         // There are as many answers as commands.
-        let time = answers.next().unwrap_or_else(|| Err(Trouble::away("no answer")))?;
+        let time = answers.next().unwrap_or_else(|| Err(Trouble::away("no answer").into()))?;
         let mut in_use = Vec::with_capacity(keys.len());
-        for (hash, answer) in hashes.iter().zip(answers) {
-            let read = answer.and_then(|fields| Read::parse(link, hash, time.clone(), fields));
+        for ((key, hash), answer) in keys.iter().zip(&hashes).zip(answers) {
+            let read = match answer {
+                Ok(fields) => Read::parse(link, hash, time.clone(), fields).map_err(EngineError::from),
+                // It has moved since it was found.
+                Err(failed) if matches!(failed.redirect, Some(Redirect::Moved { .. } | Redirect::Ask(_))) => {
+                    self.read(key).await
+                }
+                Err(failed) => Err(failed.into()),
+            };
             in_use.push(match read {
                 Ok(read) => !read.settled().ledger.places.is_empty(),
                 // What somebody else keeps under a name of ours is no line.
-                Err(trouble) if trouble.kind == EngineErrorKind::Foreign => false,
-                Err(trouble) => return Err(trouble.into()),
+                Err(error) if error.kind() == EngineErrorKind::Foreign => false,
+                Err(error) => return Err(error),
             });
         }
         Ok(in_use)
     }
 
     /// Who is behind the places, as far as their cards are still there.
-    async fn identities(
-        &self,
-        link: &Link,
-        ledger: &Ledger<Tag>,
-    ) -> Result<HashMap<u64, Arc<Identity>>, EngineError> {
+    async fn identities(&self, ledger: &Ledger<Tag>) -> Result<HashMap<u64, Arc<Identity>>, EngineError> {
         let mut cards: Vec<_> = ledger.places.iter().map(|place| place.tag.card).collect();
         cards.sort_unstable();
         cards.dedup();
-        let names: Vec<_> = cards.iter().map(|card| names::card_of(*card)).collect();
-        let gets: Vec<_> = names.iter().map(|name| vec![&b"GET"[..], name.as_bytes()]).collect();
         let mut identities = HashMap::new();
-        for (card, text) in cards.iter().zip(link.commands(&gets).await?) {
-            if let Some(identity) = text?.text().and_then(Card::read) {
-                identities.insert(*card, identity);
+        for card in cards {
+            let name = names::card_of(card);
+            let text = self.route.command(name.as_bytes(), &[b"GET", name.as_bytes()]).await?;
+            if let Some(identity) = text.text().and_then(Card::read) {
+                identities.insert(card, identity);
             }
         }
         Ok(identities)
     }
 
-    /// All hashes of ours with this prefix.
+    /// All hashes of ours with this prefix on one server.
     async fn scan(&self, link: &Link, prefix: &str) -> Result<Vec<Key>, EngineError> {
         let pattern = names::pattern_of(prefix);
         let mut keys = Vec::new();
@@ -241,7 +255,7 @@ impl Shared {
                 b"TYPE",
                 b"hash",
             ];
-            let answer = link.command(&scan).await?;
+            let answer = link.command(Manner::Plain, &scan).await?;
             let shape = match &answer {
                 Value::Array(list) => match list.as_slice() {
                     [next, Value::Array(names)] => next.text().map(|next| (next.to_owned(), names)),
@@ -274,9 +288,8 @@ impl Engine for Redis {
     }
 
     async fn inspect(&self, key: &Key) -> Result<Line, EngineError> {
-        let link = self.shared.links.link().await?;
-        let Read { ledger, now } = self.shared.read(&link, key).await?;
-        let identities = self.shared.identities(&link, &ledger).await?;
+        let Read { ledger, now } = self.shared.read(key).await?;
+        let identities = self.shared.identities(&ledger).await?;
         let view = |place: &Place<Tag>| PlaceView {
             claim: place.claim,
             mode: place.mode,
@@ -291,27 +304,43 @@ impl Engine for Redis {
         })
     }
 
-    /// The keys in use. Goes once round all keys of the database, whatever else is in it.
+    /// The keys in use. Goes once round all keys of each primary, whatever else is in it.
     async fn keys(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Vec<Key>, EngineError> {
-        let link = self.shared.links.link().await?;
-        let mut found = self.shared.scan(&link, prefix).await?;
-        found.retain(|key| key.as_str().starts_with(prefix) && after.is_none_or(|after| key > after));
-        let mut used = Vec::new();
-        for chunk in found.chunks(LIST_CHUNK) {
-            let reads = self.shared.read_many(&link, chunk).await?;
-            let in_use = chunk.iter().zip(reads).filter(|(_, in_use)| *in_use).map(|(key, _)| key.clone());
-            used.extend(in_use.take(limit - used.len()));
-            if used.len() == limit {
-                break;
+        let mut all = Vec::new();
+        for link in self.shared.route.primaries().await? {
+            let mut found = self.shared.scan(&link, prefix).await?;
+            found.retain(|key| key.as_str().starts_with(prefix) && after.is_none_or(|after| key > after));
+            let mut used = Vec::new();
+            for chunk in found.chunks(LIST_CHUNK) {
+                let reads = self.shared.read_many(&link, chunk).await?;
+                let in_use =
+                    chunk.iter().zip(reads).filter(|(_, in_use)| *in_use).map(|(key, _)| key.clone());
+                used.extend(in_use.take(limit - used.len()));
+                if used.len() == limit {
+                    break;
+                }
             }
+            all.extend(used);
         }
-        Ok(used)
+        // A key that moved meanwhile may have been found twice.
+        all.sort_unstable();
+        all.dedup();
+        all.truncate(limit);
+        Ok(all)
     }
 
     async fn evict(&self, key: &Key, claim: ClaimId) -> Result<Withdrawn, EngineError> {
-        let link = self.shared.links.link().await?;
-        let hash = names::hash_of(key);
-        let line = link.verb(Script::Evict, key, &hash, &[claim.to_string().as_bytes()]).await?;
-        answers::withdrawn(&line).ok_or_else(|| link.confused(&line).into())
+        let (hash, claim) = (names::hash_of(key), claim.to_string());
+        let mut trail = self.shared.route.trail(hash.as_bytes());
+        // A trail ends by itself.
+        loop {
+            let Step { link, manner } = trail.step().await?;
+            match link.verb(manner, Script::Evict, key, &hash, &[claim.as_bytes()]).await {
+                Ok(line) => {
+                    return answers::withdrawn(&line).ok_or_else(|| link.confused(&line).into());
+                }
+                Err(failed) => trail.turn(failed)?,
+            }
+        }
     }
 }

@@ -15,24 +15,30 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisResult, Value};
+use tenure_core::engine::Trouble;
 use tenure_core::engine::links::Dial;
-use tenure_core::engine::{EngineError, Trouble};
 use tenure_core::lease::{Clock, Moment, SystemClock};
 use tenure_core::{Identity, Key};
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 
 use crate::cards::Card;
-use crate::dial::{self, Server};
+use crate::dial::{self, Footing, Part, Server};
 use crate::inbox::Inbox;
 use crate::names;
-use crate::options::RedisOptions;
+use crate::options::{Address, RedisOptions};
 use crate::reply::{self, Reply};
-use crate::scripts::Script;
+use crate::route::{Failed, Manner, Redirect};
+use crate::scripts::{Script, Voice};
+use crate::sentinel::Sentinels;
+use crate::slots::Served;
 use crate::trouble;
 
-/// Makes connections to one server, whose pushes go to one inbox.
+/// Makes connections to one server, or to the one that sentinels name; what it pushes goes to one inbox.
 pub(crate) struct Dialer {
     options: RedisOptions,
+    sentinels: Option<Sentinels>,
+    part: Part,
     inbox: Arc<Inbox>,
 }
 
@@ -45,8 +51,29 @@ pub(crate) struct Link {
     /// Its name in places, and of its channel.
     pub(crate) name: u64,
     pub(crate) server: Server,
+    /// Where it leads to.
+    options: RedisOptions,
+    voice: Voice,
+    served: Served,
     scripts: Vec<String>,
-    card: Mutex<Option<(Arc<Identity>, Moment)>>,
+    card: Mutex<Option<Shown>>,
+    _watch: Option<Watch>,
+}
+
+/// A card, and when it was shown last.
+struct Shown {
+    identity: Arc<Identity>,
+    card: Arc<Card>,
+    at: Option<Moment>,
+}
+
+/// Watches whether another server is the primary. Ends with its connection.
+struct Watch(AbortHandle);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Whether a connection still stands.
@@ -54,6 +81,8 @@ struct Life {
     inbox: Arc<Inbox>,
     used: AtomicBool,
     ended: AtomicBool,
+    /// Whether answers may have been given to the wrong requests.
+    shifted: AtomicBool,
 }
 
 impl Life {
@@ -72,7 +101,13 @@ impl Driven {
     fn take(&self, push: PushInfo) -> Result<(), redis::aio::SendError> {
         match push.kind {
             PushKind::Disconnection => self.0.end(),
-            PushKind::Message => {
+            PushKind::SUnsubscribe => {
+                // The slot of our channel has left this node. The client takes the news for the answer to whatever it
+                // has sent, and all answers behind it are shifted by one.
+                self.0.shifted.store(true, Ordering::Release);
+                self.0.end();
+            }
+            PushKind::Message | PushKind::SMessage => {
                 if let Some(message) = push.data.get(1).and_then(Reply::text) {
                     self.0.inbox.take(message);
                 }
@@ -90,8 +125,9 @@ impl Drop for Driven {
 }
 
 impl Dialer {
-    pub(crate) fn new(options: RedisOptions, inbox: Arc<Inbox>) -> Self {
-        Self { options, inbox }
+    pub(crate) fn new(options: RedisOptions, part: Part, inbox: Arc<Inbox>) -> Self {
+        let sentinels = Sentinels::of(&options);
+        Self { options, sentinels, part, inbox }
     }
 }
 
@@ -99,20 +135,41 @@ impl Dial for Dialer {
     type Link = Link;
 
     async fn dial(&self) -> Result<Link, Trouble> {
-        let name = rand::random();
+        let primary = match &self.sentinels {
+            Some(sentinels) => Some((sentinels, sentinels.find().await?)),
+            None => None,
+        };
+        let options = match &primary {
+            Some((_, primary)) => self.options.of_node(&primary.node),
+            None => self.options.clone(),
+        };
         let inbox = Arc::clone(&self.inbox);
-        let life = Arc::new(Life { inbox, used: AtomicBool::new(false), ended: AtomicBool::new(false) });
+        let (used, ended, shifted) = Default::default();
+        let life = Arc::new(Life { inbox, used, ended, shifted });
         let driven = Driven(Arc::clone(&life));
-        let dialed = dial::dial(&self.options, name, move |push| driven.take(push)).await?;
+        let dialed = dial::dial(&options, self.part, move |push| driven.take(push)).await?;
         life.used.store(true, Ordering::Release);
+        let watch = primary.map(|(sentinels, primary)| {
+            let (watch, life) = (sentinels.clone().watch(primary), Arc::clone(&life));
+            let watching = tokio::spawn(async move {
+                watch.await;
+                life.end();
+            });
+            Watch(watching.abort_handle())
+        });
+        let Footing { name, voice, served } = dialed.footing;
         Ok(Link {
             connection: Mutex::new(Some(dialed.connection)),
             runtime: Handle::current(),
             life,
             name,
             server: dialed.server,
+            options,
+            voice,
+            served,
             scripts: dialed.scripts,
             card: Mutex::default(),
+            _watch: watch,
         })
     }
 
@@ -154,26 +211,41 @@ impl Link {
             let done = self.runtime.spawn(work).await;
             done.map_err(|_| Trouble::lost("the runtime of the connection has ended"))?
         };
-        done.map_err(|error| {
+        let done = done.map_err(|error| {
             self.give_up();
             trouble::unanswered(&error)
-        })
+        })?;
+        if self.life.shifted.load(Ordering::Acquire) {
+            return Err(Trouble::lost("the slot of the connection's channel has moved, and answers with it"));
+        }
+        Ok(done)
     }
 
-    async fn send(&self, command: Cmd) -> Result<Value, Trouble> {
-        self.exchange(|mut connection| async move { connection.send_packed_command(&command).await }).await
+    async fn send(&self, manner: Manner, command: Cmd) -> Result<Value, Trouble> {
+        if manner == Manner::Plain {
+            return self
+                .exchange(|mut connection| async move { connection.send_packed_command(&command).await })
+                .await;
+        }
+        let mut both = Pipeline::with_capacity(2);
+        both.cmd("ASKING").add_command(command);
+        let send = |mut connection: MultiplexedConnection| async move {
+            connection.send_packed_commands(&both, 0, 2).await
+        };
+        // There are as many answers as commands.
+        Ok(self.exchange(send).await?.pop().unwrap_or(Value::Nil))
     }
 
     /// One command.
-    pub(crate) async fn command(&self, parts: &[&[u8]]) -> Result<Value, Trouble> {
-        self.answered(self.send(command(parts)).await?)
+    pub(crate) async fn command(&self, manner: Manner, parts: &[&[u8]]) -> Result<Value, Failed> {
+        self.answered(self.send(manner, command(parts)).await?)
     }
 
     /// Several commands in one go; as many answers.
     pub(crate) async fn commands(
         &self,
         commands: &[Vec<&[u8]>],
-    ) -> Result<Vec<Result<Value, Trouble>>, Trouble> {
+    ) -> Result<Vec<Result<Value, Failed>>, Trouble> {
         if commands.is_empty() {
             return Ok(Vec::new());
         }
@@ -191,18 +263,19 @@ impl Link {
     /// A script, by name; by its text where the server has forgotten it, which certainly changed nothing.
     pub(crate) async fn script(
         &self,
+        manner: Manner,
         script: Script,
         keys: &[&[u8]],
         args: &[&[u8]],
-    ) -> Result<Value, Trouble> {
+    ) -> Result<Value, Failed> {
         let call = |how: &str, what: &str| {
             let mut command = redis::cmd(how);
             command.arg(what).arg(keys.len()).arg(keys).arg(args);
             command
         };
-        match self.send(call("EVALSHA", &self.scripts[script as usize])).await? {
+        match self.send(manner, call("EVALSHA", &self.scripts[script as usize])).await? {
             Value::ServerError(error) if error.code() == "NOSCRIPT" => {
-                self.answered(self.send(call("EVAL", &script.source())).await?)
+                self.answered(self.send(manner, call("EVAL", &script.source(self.voice))).await?)
             }
             answer => self.answered(answer),
         }
@@ -211,12 +284,13 @@ impl Link {
     /// A verb: its answer is one line that begins with the claim. The rest of the line is returned.
     pub(crate) async fn verb(
         &self,
+        manner: Manner,
         script: Script,
         key: &Key,
         hash: &str,
         args: &[&[u8]],
-    ) -> Result<String, EngineError> {
-        let answer = self.script(script, &[hash.as_bytes()], args).await?;
+    ) -> Result<String, Failed> {
+        let answer = self.script(manner, script, &[hash.as_bytes()], args).await?;
         let Value::BulkString(mut line) = answer else { return Err(self.confused(&answer).into()) };
         if line.get(..32) != args.first().copied() || line.get(32) != Some(&b' ') {
             // Somebody else's answer: whatever comes next on this connection may be as well.
@@ -239,30 +313,55 @@ impl Link {
         Trouble::nonsense(format!("the server answered something that makes no sense: {shown}"))
     }
 
-    /// Sees to it that people can read who we are. Nobody waits for the answer.
-    pub(crate) async fn show(&self, identity: &Arc<Identity>, card: &Card) {
+    /// Sees to it that people can read who we are, and says by which card. Nobody waits for the server's answer.
+    pub(crate) async fn show(&self, identity: &Arc<Identity>) -> Arc<Card> {
         let now = SystemClock.now();
-        let fresh = |(last, at): &(Arc<Identity>, Moment)| {
-            Arc::ptr_eq(last, identity) && now.since(*at) < Card::SHOWN_FOR / 2
+        let card = {
+            let mut shown = lock(&self.card);
+            match &*shown {
+                Some(Shown { identity: known, card, at }) if Arc::ptr_eq(known, identity) => {
+                    if at.is_some_and(|at| now.since(at) < Card::SHOWN_FOR / 2) {
+                        return Arc::clone(card);
+                    }
+                    Arc::clone(card)
+                }
+                _ => {
+                    let card = Arc::new(Card::of(identity, &self.served));
+                    *shown =
+                        Some(Shown { identity: Arc::clone(identity), card: Arc::clone(&card), at: None });
+                    card
+                }
+            }
         };
-        if lock(&self.card).as_ref().is_some_and(fresh) {
-            return;
-        }
         let mut set = redis::cmd("SET");
         set.arg(names::card_of(card.id)).arg(&card.text).arg("EX").arg(Card::SHOWN_FOR.as_secs());
         set.set_no_response(true);
-        if self.send(set).await.is_ok() {
-            *lock(&self.card) = Some((Arc::clone(identity), now));
+        if self.send(Manner::Plain, set).await.is_ok() {
+            let mut shown = lock(&self.card);
+            if let Some(shown) = shown.as_mut().filter(|shown| Arc::ptr_eq(&shown.identity, identity)) {
+                shown.at = Some(now);
+            }
         }
+        card
     }
 
-    fn answered(&self, answer: Value) -> Result<Value, Trouble> {
+    /// Whether another connection leads to the same server.
+    pub(crate) fn leads_where(&self, other: &Self) -> bool {
+        self.options.address == other.options.address
+    }
+
+    fn answered(&self, answer: Value) -> Result<Value, Failed> {
         let Value::ServerError(error) = answer else { return Ok(answer) };
         // It was a primary when we connected, and knew our login: find out anew.
         if matches!(error.code(), "READONLY" | "NOAUTH") {
             self.give_up();
         }
-        Err(trouble::of_reply(&reply::error_text(&error)))
+        let host = match &self.options.address {
+            Address::Tcp(node) => Some(node.host.as_str()),
+            _ => None,
+        };
+        let redirect = Redirect::read(&error, host);
+        Err(Failed { trouble: trouble::of_reply(&reply::error_text(&error)), redirect })
     }
 }
 

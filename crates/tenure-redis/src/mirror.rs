@@ -14,7 +14,7 @@ use tenure_servers::redis::RedisServer;
 use crate::names;
 use crate::record::{self, Tag};
 use crate::reply::Reply;
-use crate::scripts::Script;
+use crate::scripts::{Script, Voice};
 
 struct Client(Connection);
 
@@ -48,7 +48,7 @@ impl Mirror {
     fn new(server: &RedisServer) -> Self {
         let mut client = Client::new(server);
         let timed = |script: Script| {
-            script.source().replace(
+            script.source(Voice::Plain).replace(
                 "local clock = redis.call('TIME')",
                 "local clock = { string.sub(ARGV[#ARGV], 1, -7), string.sub(ARGV[#ARGV], -6) }",
             )

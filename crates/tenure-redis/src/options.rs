@@ -1,10 +1,10 @@
-//! Which server, how to get in and what to insist on, from code or from a URL.
+//! Which servers, how to get in and what to insist on. From a URL: see `url`.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use tenure_core::engine::url::percent_decoded;
+use crate::url::{self, RedisUrlError};
 
 /// Where a [`Redis`](crate::Redis) engine keeps its lines, and on what it insists.
 ///
@@ -30,11 +30,40 @@ pub struct RedisOptions {
     pub(crate) connect_timeout: Duration,
 }
 
-/// Where a server listens.
+/// Where to find the server that keeps a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Address {
-    Tcp { host: String, port: u16 },
+    Tcp(Node),
     Unix(PathBuf),
+    /// The primary that these sentinels know by this name.
+    Sentinel {
+        sentinels: Vec<Node>,
+        primary: String,
+        user: Option<String>,
+        password: Option<String>,
+    },
+    /// The cluster of which these nodes are a part.
+    Cluster(Vec<Node>),
+}
+
+/// One server, by host and port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Node {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl Node {
+    pub(crate) fn new(host: impl Into<String>, port: u16) -> Self {
+        Self { host: host.into(), port }
+    }
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
 }
 
 /// How the server proves who it is.
@@ -59,13 +88,30 @@ impl RedisOptions {
     /// The options of a server at a host name or address and a port.
     #[must_use]
     pub fn tcp(host: impl Into<String>, port: u16) -> Self {
-        Self::at(Address::Tcp { host: host.into(), port })
+        Self::at(Address::Tcp(Node::new(host, port)))
     }
 
     /// The options of a server behind a Unix socket.
     #[must_use]
     pub fn unix(path: impl Into<PathBuf>) -> Self {
         Self::at(Address::Unix(path.into()))
+    }
+
+    /// The options of the primary that sentinels watch under a name. Any of them may be asked, and need not answer;
+    /// name all, for those that are not named are not asked.
+    #[must_use]
+    pub fn sentinel<H: Into<String>>(
+        primary: impl Into<String>,
+        sentinels: impl IntoIterator<Item = (H, u16)>,
+    ) -> Self {
+        let sentinels = sentinels.into_iter().map(|(host, port)| Node::new(host, port)).collect();
+        Self::at(Address::Sentinel { sentinels, primary: primary.into(), user: None, password: None })
+    }
+
+    /// The options of a cluster of which some nodes are named. One that answers is enough to find the others.
+    #[must_use]
+    pub fn cluster<H: Into<String>>(nodes: impl IntoIterator<Item = (H, u16)>) -> Self {
+        Self::at(Address::Cluster(nodes.into_iter().map(|(host, port)| Node::new(host, port)).collect()))
     }
 
     fn at(address: Address) -> Self {
@@ -99,6 +145,16 @@ impl RedisOptions {
     #[must_use]
     pub fn with_login(self, user: Option<String>, password: impl Into<String>) -> Self {
         Self { user, password: Some(password.into()), ..self }
+    }
+
+    /// The same options with a user (none: `default`) and a password for the sentinels, who ask for none otherwise.
+    /// Changes nothing where there are no sentinels.
+    #[must_use]
+    pub fn with_sentinel_login(mut self, name: Option<String>, secret: impl Into<String>) -> Self {
+        if let Address::Sentinel { user, password, .. } = &mut self.address {
+            (*user, *password) = (name, Some(secret.into()));
+        }
+        self
     }
 
     /// The same options with another numbered database.
@@ -144,28 +200,23 @@ impl RedisOptions {
         self.acks
     }
 
-    /// The options that a URL names: `redis://[[user]:password@]host[:port][/database]`, the same with `rediss://` for
-    /// TLS, or `redis+unix:///path/to/socket`; then `?acks=N`, `acks-timeout-ms=N`, `timeout-ms=N`,
-    /// `connect-timeout-ms=N`, `allow=eviction`, `database=N` and `ca=/path.pem`. Bytes outside the usual are
-    /// written `%2f`.
+    /// The options that a URL names:
+    ///
+    /// - `redis://[[user]:password@]host[:port][/database]`: one primary;
+    /// - `redis+unix:///path/to/socket`: the same behind a socket;
+    /// - `redis+sentinel://[[user]:password@]host[:port],host[:port],…/primary[/database]`: the primary that these
+    ///   sentinels know by that name; user and password are those of the primary, and the options `sentinel-user=` and
+    ///   `sentinel-password=` those of the sentinels;
+    /// - `redis+cluster://[[user]:password@]host[:port],host[:port],…`: a cluster, by some of its nodes;
+    ///
+    /// with `rediss` instead of `redis` for TLS. Then `?acks=N`, `acks-timeout-ms=N`, `timeout-ms=N`,
+    /// `connect-timeout-ms=N`, `allow=eviction`, `database=N` and `ca=/path.pem`. Bytes outside the usual are written
+    /// `%2f`.
     ///
     /// # Errors
     /// [`RedisUrlError`] names the part that cannot be read, and never a password.
     pub fn from_url(url: &str) -> Result<Self, RedisUrlError> {
-        let scheme = url.split(':').next().unwrap_or_default();
-        let rest = url.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("://"));
-        let rest = rest.ok_or_else(|| RedisUrlError::Scheme(scheme.to_owned()))?;
-        if rest.contains('#') {
-            return Err(RedisUrlError::Fragment);
-        }
-        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let options = match scheme {
-            "redis" => server(place)?,
-            "rediss" => server(place)?.with_tls(),
-            "redis+unix" => socket(place)?,
-            _ => return Err(RedisUrlError::Scheme(scheme.to_owned())),
-        };
-        query.split('&').filter(|pair| !pair.is_empty()).try_fold(options, option)
+        url::read(url)
     }
 
     /// How long an answer may take: those behind a `WAIT` wait for it as well.
@@ -176,11 +227,21 @@ impl RedisOptions {
 
     pub(crate) fn address(&self) -> String {
         match &self.address {
-            Address::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
-            Address::Tcp { host, port } => format!("{host}:{port}"),
+            Address::Tcp(node) => node.to_string(),
             Address::Unix(path) => path.display().to_string(),
+            Address::Sentinel { sentinels, primary, .. } => format!("{primary:?} of {}", listed(sentinels)),
+            Address::Cluster(nodes) => format!("the cluster of {}", listed(nodes)),
         }
     }
+
+    /// What leads to one server of several.
+    pub(crate) fn of_node(&self, node: &Node) -> Self {
+        Self { address: Address::Tcp(node.clone()), ..self.clone() }
+    }
+}
+
+fn listed(nodes: &[Node]) -> String {
+    nodes.iter().map(Node::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl fmt::Debug for RedisOptions {
@@ -194,181 +255,5 @@ impl fmt::Debug for RedisOptions {
             .field("eviction", &self.eviction)
             .field("acks", &self.acks)
             .finish_non_exhaustive()
-    }
-}
-
-fn server(place: &str) -> Result<RedisOptions, RedisUrlError> {
-    let (authority, database) = place.split_once('/').unwrap_or((place, ""));
-    let (login, address) = match authority.rsplit_once('@') {
-        Some((login, address)) => (Some(login), address),
-        None => (None, authority),
-    };
-    let (host, port) = match address.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, "")) => (host, None),
-        Some((host, port)) => (host, Some(port.strip_prefix(':').ok_or_else(|| bad_port(port))?)),
-        None => match address.split_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (address, None),
-        },
-    };
-    let host = decoded(host).filter(|host| !host.is_empty()).ok_or(RedisUrlError::Host)?;
-    let port = match port {
-        Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(|| bad_port(port))?,
-        None => 6379,
-    };
-    let mut options = RedisOptions::tcp(host, port);
-    if !database.is_empty() {
-        options.database = database.parse().map_err(|_| RedisUrlError::Database(database.to_owned()))?;
-    }
-    if let Some(login) = login {
-        let (user, password) = login.split_once(':').ok_or(RedisUrlError::Login)?;
-        let user = decoded(user).ok_or(RedisUrlError::Login)?;
-        let password = decoded(password).ok_or(RedisUrlError::Login)?;
-        options = options.with_login((!user.is_empty()).then_some(user), password);
-    }
-    Ok(options)
-}
-
-/// What stands where a port should be is a password whose host was forgotten, unless it has digits only.
-fn bad_port(port: &str) -> RedisUrlError {
-    let digits = port.bytes().all(|byte| byte.is_ascii_digit());
-    RedisUrlError::Port(if digits { port.to_owned() } else { "***".to_owned() })
-}
-
-fn socket(place: &str) -> Result<RedisOptions, RedisUrlError> {
-    let path = decoded(place).filter(|path| Path::new(path).is_absolute());
-    path.map(RedisOptions::unix).ok_or_else(|| RedisUrlError::Socket(place.to_owned()))
-}
-
-fn option(options: RedisOptions, pair: &str) -> Result<RedisOptions, RedisUrlError> {
-    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-    let bad = || RedisUrlError::Value { option: name.to_owned(), value: value.to_owned() };
-    let number = || value.parse::<u32>().map_err(|_| bad());
-    let millis = || match number()? {
-        0 => Err(bad()),
-        millis => Ok(Duration::from_millis(millis.into())),
-    };
-    Ok(match name {
-        "acks" => RedisOptions { acks: number()?, ..options },
-        "acks-timeout-ms" => RedisOptions { acks_timeout: millis()?, ..options },
-        "timeout-ms" => options.with_response_timeout(millis()?),
-        "connect-timeout-ms" => options.with_connect_timeout(millis()?),
-        "database" => RedisOptions { database: number()?, ..options },
-        "allow" if value == "eviction" => options.with_eviction(Eviction::Allow),
-        "ca" if options.tls.is_some() && !value.is_empty() => {
-            options.with_ca(decoded(value).ok_or_else(bad)?)
-        }
-        "allow" | "ca" => return Err(bad()),
-        _ => return Err(RedisUrlError::Option(name.to_owned())),
-    })
-}
-
-/// The text that percent-encoded text stands for; none when an escape is broken.
-fn decoded(text: &str) -> Option<String> {
-    String::from_utf8(percent_decoded(text)?).ok()
-}
-
-/// Why a URL is not one of a Redis server. Never shows a password.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RedisUrlError {
-    /// It begins with something else.
-    #[error("{0:?} is no scheme of a Redis server: write redis://host, rediss://host or redis+unix:///path")]
-    Scheme(String),
-    /// The host is missing or has a broken escape.
-    #[error("a Redis URL needs a host: write redis://host:6379")]
-    Host,
-    /// The port is no port.
-    #[error("{0:?} is no port: write a number from 1 to 65535, or nothing for 6379")]
-    Port(String),
-    /// The database is no number.
-    #[error("{0:?} is no database: Redis numbers them, write for instance redis://host/0")]
-    Database(String),
-    /// User and password cannot be told apart, or have a broken escape.
-    #[error(
-        "user and password cannot be read: write redis://user:password@host, with % as %25, @ as %40 and / as %2f"
-    )]
-    Login,
-    /// The path of the socket is not absolute.
-    #[error("{0:?} is no path of a socket: write redis+unix:///absolute/path")]
-    Socket(String),
-    /// It has a fragment.
-    #[error("a Redis URL has no fragment: write # as %23")]
-    Fragment,
-    /// An option is unknown.
-    #[error(
-        "a Redis URL has no option {0:?}: it has acks, acks-timeout-ms, timeout-ms, connect-timeout-ms, \
-         database, allow and ca"
-    )]
-    Option(String),
-    /// An option has an unknown value.
-    #[error("{value:?} is no value for {option} in this Redis URL: see docs/engines/redis.md")]
-    Value {
-        /// The option.
-        option: String,
-        /// Its value.
-        value: String,
-    },
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_url_names_server_login_database_and_terms() {
-        let options = RedisOptions::from_url("redis://db").unwrap();
-        assert_eq!(options, RedisOptions::tcp("db", 6379));
-        let options =
-            RedisOptions::from_url("rediss://app:p%40ss@[::1]:7000/3?ca=/etc/ca.pem&timeout-ms=250").unwrap();
-        let expected = RedisOptions::tcp("::1", 7000)
-            .with_ca("/etc/ca.pem")
-            .with_login(Some("app".into()), "p@ss")
-            .with_database(3)
-            .with_response_timeout(Duration::from_millis(250));
-        assert_eq!(options, expected);
-        let options =
-            RedisOptions::from_url("redis://:pw@h?acks=2&acks-timeout-ms=100&allow=eviction").unwrap();
-        let expected = RedisOptions::tcp("h", 6379).with_login(None, "pw").with_eviction(Eviction::Allow);
-        assert_eq!(options, expected.with_acks(2, Duration::from_millis(100)));
-        let options = RedisOptions::from_url("redis+unix:///run/redis.sock?database=1").unwrap();
-        assert_eq!(options, RedisOptions::unix("/run/redis.sock").with_database(1));
-    }
-
-    #[test]
-    fn a_bad_url_is_refused_by_the_part_that_is_bad() {
-        let refused = |url: &str| RedisOptions::from_url(url).unwrap_err();
-        assert_eq!(refused("http://x"), RedisUrlError::Scheme("http".into()));
-        assert_eq!(refused("redis:x"), RedisUrlError::Scheme("redis".into()));
-        assert_eq!(refused("redis://"), RedisUrlError::Host);
-        for (port, shown) in [("0", "0"), ("65536", "65536"), ("x", "***"), ("", "")] {
-            assert_eq!(refused(&format!("redis://h:{port}/0")), RedisUrlError::Port(shown.into()));
-        }
-        assert_eq!(refused("redis://h/zero"), RedisUrlError::Database("zero".into()));
-        assert_eq!(refused("redis://secret@h"), RedisUrlError::Login);
-        assert_eq!(refused("redis://u:%zz@h"), RedisUrlError::Login);
-        assert_eq!(refused("redis+unix://relative"), RedisUrlError::Socket("relative".into()));
-        assert_eq!(refused("redis://h?speed=high"), RedisUrlError::Option("speed".into()));
-        assert_eq!(refused("redis://h#x"), RedisUrlError::Fragment);
-        for (option, value) in [("acks", "many"), ("timeout-ms", "0"), ("allow", "all"), ("ca", "/x")] {
-            let error = RedisUrlError::Value { option: option.into(), value: value.into() };
-            assert_eq!(refused(&format!("redis://h?{option}={value}")), error);
-        }
-    }
-
-    #[test]
-    fn a_password_is_shown_nowhere() {
-        let options = RedisOptions::from_url("redis://u:hunter2@h").unwrap();
-        assert!(!format!("{options:?}").contains("hunter2"));
-        for url in [
-            "redis://u:hunter2@h:x",
-            "redis://u:hunter2@h/x",
-            "redis://u:hunter2@",
-            "redis://u:hunter2",
-            "nope://u:hunter2@h",
-        ] {
-            let error = RedisOptions::from_url(url).unwrap_err();
-            assert!(!format!("{error} {error:?}").contains("hunter2"), "{url}");
-        }
     }
 }

@@ -19,7 +19,7 @@ pub(crate) fn unanswered(error: &RedisError) -> Trouble {
 
 /// The table: what an error reply means.
 pub(crate) fn of_reply(reply: &str) -> Trouble {
-    use EngineErrorKind::{Denied, Full, Protocol, Unreachable};
+    use EngineErrorKind::{Denied, Full, Protocol, Unreachable, Unsupported};
     let (kind, effect, retry, advice) = match code(reply) {
         "READONLY" => {
             (Unreachable, Effect::None, Retry::Worth, "the server is a replica: is a failover going on?")
@@ -44,6 +44,12 @@ pub(crate) fn of_reply(reply: &str) -> Trouble {
         "NOPERM" => {
             (Denied, Effect::Unknown, Retry::Useless, "grant the rights that docs/engines/redis.md lists")
         }
+        "CROSSSLOT" => (
+            Unsupported,
+            Effect::None,
+            Retry::Useless,
+            "the fence and its data must share a hash tag, as {orders}:fence and {orders}",
+        ),
         "WRONGTYPE" | "FOREIGN" => {
             return Trouble::foreign(format!("the server holds something else: {reply}"));
         }
@@ -80,7 +86,7 @@ mod tests {
 
     #[test]
     fn c070_each_reply_has_a_row() {
-        use EngineErrorKind::{Denied, Foreign, Full, Protocol, Unreachable};
+        use EngineErrorKind::{Denied, Foreign, Full, Protocol, Unreachable, Unsupported};
         for (reply, kind, effect, retry) in [
             ("READONLY You can't write", Unreachable, Effect::None, Retry::Worth),
             ("LOADING Redis is loading", Unreachable, Effect::None, Retry::Worth),
@@ -98,6 +104,7 @@ mod tests {
             ("WRONGPASS invalid username-password", Denied, Effect::None, Retry::Useless),
             ("NOPERM this user has no permissions", Denied, Effect::Unknown, Retry::Useless),
             ("ERR The user executing the script can't run", Denied, Effect::Unknown, Retry::Useless),
+            ("CROSSSLOT Keys in request don't hash", Unsupported, Effect::None, Retry::Useless),
             ("WRONGTYPE Operation against", Foreign, Effect::None, Retry::Useless),
             ("ERR user_script:90: FOREIGN damaged hash script: f_1", Foreign, Effect::None, Retry::Useless),
             ("ERR max number of clients reached", Unreachable, Effect::None, Retry::Worth),
