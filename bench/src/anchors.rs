@@ -81,47 +81,114 @@ impl Lock for TokioMutex {
 /// How often a cohort passes its permit before others would have a turn.
 const PASSES_MAX: u32 = 64;
 
-/// The least that a handover inside a process can be: a queue of tasks that pass a permit, without any engine.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Cohort(Arc<Mutex<Queue>>);
+/// Nothing to take at all: what remains of a cohort then is the handover.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Nothing;
 
-#[derive(Debug, Default)]
-struct Queue {
-    taken: bool,
-    waiting: VecDeque<oneshot::Sender<u32>>,
-}
+impl Lock for Nothing {
+    type Guard = ();
 
-/// The permit, with how often it has been passed.
-#[derive(Debug)]
-pub(crate) struct Permit(Cohort, u32);
-
-impl Lock for Cohort {
-    type Guard = Permit;
-
-    async fn lock(&self) -> Result<Permit> {
-        let turn = {
-            let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if !std::mem::replace(&mut queue.taken, true) {
-                return Ok(Permit(self.clone(), 0));
-            }
-            let (sender, turn) = oneshot::channel();
-            queue.waiting.push_back(sender);
-            turn
-        };
-        Ok(Permit(self.clone(), turn.await?))
+    async fn lock(&self) -> Result<()> {
+        Ok(())
     }
 
-    async fn unlock(Permit(cohort, passes): Permit) -> Result<()> {
-        // Without an engine, the turn of the others takes no time.
-        let mut passes = if passes < PASSES_MAX { passes + 1 } else { 0 };
-        let mut queue = cohort.0.lock().unwrap_or_else(PoisonError::into_inner);
+    async fn unlock((): ()) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The least that a handover inside a process can be: a queue of tasks that pass what one of them has taken, a bounded
+/// number of times. No fencing, no renewal, and nobody may stop waiting.
+pub(crate) struct Cohort<L: Lock>(Arc<Members<L>>);
+
+struct Members<L: Lock> {
+    lock: L,
+    queue: Mutex<Queue<L::Guard>>,
+}
+
+struct Queue<G> {
+    taken: bool,
+    waiting: VecDeque<oneshot::Sender<Turn<G>>>,
+}
+
+/// What the next one gets: what was taken, with how often it was passed, or the right to take it anew.
+type Turn<G> = Option<(G, u32)>;
+
+/// Has what was taken.
+pub(crate) struct Permit<L: Lock> {
+    cohort: Cohort<L>,
+    guard: L::Guard,
+    passes: u32,
+}
+
+impl<L: Lock> Cohort<L> {
+    pub(crate) fn of(lock: L) -> Self {
+        let queue = Mutex::new(Queue { taken: false, waiting: VecDeque::new() });
+        Self(Arc::new(Members { lock, queue }))
+    }
+
+    /// Gives the next one its turn; gives it back when nobody waits.
+    fn next(&self, mut turn: Turn<L::Guard>) -> Option<Turn<L::Guard>> {
+        let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(next) = queue.waiting.pop_front() {
-            match next.send(passes) {
-                Ok(()) => return Ok(()),
-                Err(unheard) => passes = unheard,
+            match next.send(turn) {
+                Ok(()) => return None,
+                Err(unheard) => turn = unheard,
             }
         }
-        queue.taken = false;
+        // With what was taken in hand, it is free only when that has been given back.
+        queue.taken = turn.is_some();
+        Some(turn)
+    }
+}
+
+impl<L: Lock> Clone for Cohort<L> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<L: Lock + Sync> Lock for Cohort<L>
+where
+    L::Guard: 'static,
+{
+    type Guard = Permit<L>;
+
+    async fn lock(&self) -> Result<Permit<L>> {
+        let turn = {
+            let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            if std::mem::replace(&mut queue.taken, true) {
+                let (sender, turn) = oneshot::channel();
+                queue.waiting.push_back(sender);
+                Some(turn)
+            } else {
+                None
+            }
+        };
+        let passed = match turn {
+            Some(turn) => turn.await?,
+            None => None,
+        };
+        let (guard, passes) = match passed {
+            Some(passed) => passed,
+            None => (self.0.lock.lock().await?, 0),
+        };
+        Ok(Permit { cohort: self.clone(), guard, passes })
+    }
+
+    async fn unlock(permit: Permit<L>) -> Result<()> {
+        let Permit { cohort, guard, passes } = permit;
+        let mut kept = Some((guard, passes + 1));
+        if passes < PASSES_MAX {
+            match cohort.next(kept) {
+                None => return Ok(()),
+                Some(unheard) => kept = unheard,
+            }
+        }
+        if let Some((guard, _)) = kept {
+            L::unlock(guard).await?;
+        }
+        cohort.next(None);
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::engines;
 use crate::harness::Plan;
 use crate::workloads::{ALL, Workload};
 
@@ -21,7 +22,7 @@ pub(crate) enum Asked {
 
 impl Args {
     pub(crate) fn parse(args: &[String]) -> Asked {
-        let mut asked = Self { workloads: Vec::new(), plan: Plan { quick: false }, json: None };
+        let mut asked = Self { workloads: Vec::new(), plan: Plan::default(), json: None };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             match (arg.as_str(), ALL.iter().find(|workload| workload.name == arg)) {
@@ -30,6 +31,12 @@ impl Args {
                 ("--json", _) => match args.next() {
                     Some(file) => asked.json = Some(file.into()),
                     None => return Asked::Wrong(format!("--json needs the name of a file\n\n{}", help())),
+                },
+                ("--engine", _) => match args.next() {
+                    Some(name) if engines::ALL.iter().any(|engine| engine.name == name) => {
+                        asked.plan.engines.push(name.clone());
+                    }
+                    _ => return Asked::Wrong(format!("--engine needs the name of one\n\n{}", help())),
                 },
                 (_, Some(workload)) => asked.workloads.push(workload),
                 (other, None) => {
@@ -48,11 +55,16 @@ impl Args {
 }
 
 fn help() -> String {
-    let mut help = "cargo xtask bench [WORKLOAD…] [--quick] [--json FILE]\n\n".to_owned();
+    let mut help = "cargo xtask bench [WORKLOAD…] [--engine NAME]… [--quick] [--json FILE]\n\n".to_owned();
     for workload in &ALL {
         help.push_str(&format!("  {:<12} {}\n", workload.name, workload.about));
     }
-    help + "\nAll workloads unless some are named; --quick takes less than a minute.\n"
+    help.push_str("\nw1 to w5 run on each of these engines that is installed, unless some are named:\n");
+    for engine in engines::ALL {
+        let entrants: Vec<_> = engine.entrants.iter().map(|entrant| entrant.name).collect();
+        help.push_str(&format!("  {:<12} {}\n", engine.name, entrants.join(", ")));
+    }
+    help + "\nAll workloads unless some are named; --quick takes about two minutes.\n"
 }
 
 #[cfg(test)]
@@ -67,14 +79,17 @@ mod tests {
     fn all_workloads_run_unless_some_are_named() {
         let Asked::Run(all) = parse(&[]) else { panic!("not understood") };
         assert_eq!(all.workloads.len(), ALL.len());
-        let Asked::Run(some) = parse(&["w4", "--quick", "--json", "x"]) else { panic!("not understood") };
+        let Asked::Run(some) = parse(&["w4", "--quick", "--json", "x", "--engine", "local"]) else {
+            panic!("not understood")
+        };
         assert_eq!((some.workloads.len(), some.plan.quick, some.json), (1, true, Some("x".into())));
     }
 
     #[test]
     fn what_is_not_understood_is_named() {
-        let Asked::Wrong(text) = parse(&["w5"]) else { panic!("taken for right") };
-        assert!(text.contains("\"w5\" is neither"), "{text}");
+        let Asked::Wrong(text) = parse(&["w6"]) else { panic!("taken for right") };
+        assert!(text.contains("\"w6\" is neither"), "{text}");
         assert!(matches!(parse(&["--json"]), Asked::Wrong(_)));
+        assert!(matches!(parse(&["--engine", "paper"]), Asked::Wrong(_)));
     }
 }

@@ -11,27 +11,45 @@ use anyhow::{Context, Result};
 use crate::report::{Report, Row, Target};
 use crate::stats::median;
 
-/// How long to measure.
-#[derive(Clone, Copy, Debug)]
+/// What to measure, and for how long.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) quick: bool,
+    /// The engines that are asked for; all if none is named.
+    pub(crate) engines: Vec<String>,
 }
 
 impl Plan {
     /// The first of a workload's two choices in a quick run, the second in a full one.
-    pub(crate) fn choose<T>(self, quick: T, full: T) -> T {
+    pub(crate) fn choose<T>(&self, quick: T, full: T) -> T {
         if self.quick { quick } else { full }
+    }
+
+    pub(crate) fn wants_engine(&self, name: &str) -> bool {
+        self.engines.is_empty() || self.engines.iter().any(|engine| engine == name)
     }
 }
 
 /// What one contestant did in one slice: named figures, in the order of the table's columns.
 pub(crate) type Figures = Vec<(&'static str, f64)>;
 
+/// The least for which a contestant warms up.
+const WARM_UP_MIN: Duration = Duration::from_millis(100);
+
+/// One turn of a contestant.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    pub(crate) slice: Duration,
+    /// The short turn before the first round: its times do not count, so that it may count what slows it down.
+    pub(crate) warm_up: bool,
+}
+
 /// One who takes part in every round.
 pub(crate) struct Contestant<'a> {
     name: &'static str,
+    about: &'static str,
     anchor: Option<&'static str>,
-    run: Box<dyn FnMut(Duration) -> Result<Figures> + 'a>,
+    run: Box<dyn FnMut(Turn) -> Result<Figures> + 'a>,
 }
 
 impl<'a> Contestant<'a> {
@@ -39,15 +57,30 @@ impl<'a> Contestant<'a> {
     pub(crate) fn new(
         name: &'static str,
         anchor: impl Into<Option<&'static str>>,
-        run: impl FnMut(Duration) -> Result<Figures> + 'a,
+        mut run: impl FnMut(Duration) -> Result<Figures> + 'a,
     ) -> Self {
-        Self { name, anchor: anchor.into(), run: Box::new(run) }
+        Self::in_turns(name, anchor, move |turn| run(turn.slice))
+    }
+
+    /// The same, told which turn is the one to warm up.
+    pub(crate) fn in_turns(
+        name: &'static str,
+        anchor: impl Into<Option<&'static str>>,
+        run: impl FnMut(Turn) -> Result<Figures> + 'a,
+    ) -> Self {
+        Self { name, about: "", anchor: anchor.into(), run: Box::new(run) }
+    }
+
+    /// Says what it is.
+    pub(crate) fn about(mut self, about: &'static str) -> Self {
+        self.about = about;
+        self
     }
 }
 
 /// A workload: who takes part, for how long, and which figure is compared.
 pub(crate) struct Contest<'a> {
-    pub(crate) workload: &'static str,
+    pub(crate) workload: String,
     pub(crate) rounds: usize,
     pub(crate) slice: Duration,
     pub(crate) compared: &'static str,
@@ -59,30 +92,37 @@ impl Contest<'_> {
     /// Lets all take turns, and takes the medians.
     pub(crate) fn run(mut self) -> Result<Report> {
         let mut runs: Vec<Vec<Figures>> = self.contestants.iter().map(|_| Vec::new()).collect();
+        let mut counts: Vec<Figures> = runs.iter().map(|_| Vec::new()).collect();
         for round in 0..=self.rounds {
-            // The first, short round warms up files, caches and branch predictors, and is not counted.
-            let slice = if round == 0 { self.slice / 5 } else { self.slice };
+            // The first, short round warms up files, caches and branch predictors; only what it alone counts is kept.
+            let warm_up = round == 0;
+            let turn =
+                Turn { slice: if warm_up { (self.slice / 5).max(WARM_UP_MIN) } else { self.slice }, warm_up };
             eprintln!("{}: round {round} of {}", self.workload, self.rounds);
             let count = self.contestants.len();
-            for turn in 0..count {
+            for at in 0..count {
                 // Every other round backwards, so that nobody always follows the same one.
-                let who = if round % 2 == 0 { turn } else { count - 1 - turn };
+                let who = if round % 2 == 0 { at } else { count - 1 - at };
                 let contestant = &mut self.contestants[who];
-                let figures = (contestant.run)(slice)
+                let figures = (contestant.run)(turn)
                     .with_context(|| format!("{}: {}", self.workload, contestant.name))?;
-                if round > 0 {
+                if warm_up {
+                    counts[who] = figures;
+                } else {
                     runs[who].push(figures);
                 }
             }
         }
-        let rows = (0..self.contestants.len()).map(|who| self.row(who, &runs)).collect();
+        let rows = (0..self.contestants.len()).map(|who| self.row(who, &runs, &counts[who])).collect();
         Ok(Report { workload: self.workload, compared: self.compared, rows, targets: self.targets })
     }
 
-    fn row(&self, who: usize, runs: &[Vec<Figures>]) -> Row {
+    fn row(&self, who: usize, runs: &[Vec<Figures>], counts: &Figures) -> Row {
         let contestant = &self.contestants[who];
         let names = runs[who].first().map(Vec::as_slice).unwrap_or_default().iter().map(|(name, _)| *name);
-        let figures = names.map(|name| (name, median(&each(&runs[who], name)))).collect();
+        let mut figures: Figures = names.map(|name| (name, median(&each(&runs[who], name)))).collect();
+        let known: Vec<_> = figures.iter().map(|(name, _)| *name).collect();
+        figures.extend(counts.iter().filter(|(name, _)| !known.contains(name)));
         let anchor =
             contestant.anchor.and_then(|anchor| self.contestants.iter().position(|c| c.name == anchor));
         let ratio = anchor.map(|anchor| {
@@ -90,7 +130,7 @@ impl Contest<'_> {
             let ratios: Vec<_> = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect();
             median(&ratios)
         });
-        Row { name: contestant.name, anchor: contestant.anchor, figures, ratio }
+        Row { name: contestant.name, about: contestant.about, anchor: contestant.anchor, figures, ratio }
     }
 }
 

@@ -20,12 +20,12 @@ const TIMED_PASS: u64 = 8;
 
 /// A runtime whose tasks all run on the thread that waits for them.
 pub(crate) fn one_thread() -> Result<Runtime> {
-    Ok(tokio::runtime::Builder::new_current_thread().enable_time().build()?)
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 
 /// A runtime with two threads of its own.
 pub(crate) fn two_threads() -> Result<Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build()?)
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
 }
 
 /// One task that takes and gives a lock in a loop.

@@ -10,6 +10,8 @@ mod anchors;
 mod args;
 mod clock;
 mod counting;
+mod crew;
+mod engines;
 mod harness;
 mod locks;
 mod loops;
@@ -29,9 +31,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let done = match args.split_first() {
         // How the bench starts itself again, for workers in processes of their own.
-        Some((role, rest)) if role == "worker" => {
-            workloads::Orders::from_args(rest).and_then(|o| workloads::work(&o))
-        }
+        Some((role, rest)) if role == "worker" => crew::hire(rest),
         Some((role, rest)) if role == "cycles" => workloads::counted_cycles(rest),
         _ => match Args::parse(&args) {
             Asked::Run(args) => bench(&args),
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
 fn bench(args: &Args) -> Result<()> {
     let mut json = Vec::new();
     for workload in &args.workloads {
-        for report in (workload.run)(args.plan)? {
+        for report in (workload.run)(&args.plan)? {
             println!("{}", report.table());
             json.push(report.json());
         }

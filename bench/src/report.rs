@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 /// The figures of one workload.
 pub(crate) struct Report {
-    pub(crate) workload: &'static str,
+    pub(crate) workload: String,
     /// The figure of which the ratios are.
     pub(crate) compared: &'static str,
     pub(crate) rows: Vec<Row>,
@@ -16,6 +16,8 @@ pub(crate) struct Report {
 /// The medians of one contestant.
 pub(crate) struct Row {
     pub(crate) name: &'static str,
+    /// What it is; empty where the name says it.
+    pub(crate) about: &'static str,
     pub(crate) anchor: Option<&'static str>,
     pub(crate) figures: Vec<(&'static str, f64)>,
     pub(crate) ratio: Option<f64>,
@@ -28,6 +30,18 @@ pub(crate) struct Target {
     /// A figure's name, or `ratio`.
     pub(crate) of: &'static str,
     pub(crate) bound: Bound,
+    /// What the bound is a multiple of; a plain number if nothing.
+    pub(crate) against: Against,
+}
+
+/// What a bound is a multiple of.
+#[derive(Clone, Copy)]
+pub(crate) enum Against {
+    Nothing,
+    /// The same figure of another contestant.
+    Other(&'static str),
+    /// Another figure of the same contestant.
+    Own(&'static str),
 }
 
 /// On which side of a number a figure should lie.
@@ -37,13 +51,41 @@ pub(crate) enum Bound {
     AtMost(f64),
 }
 
+/// What came of a target.
+struct Verdict {
+    target: Target,
+    measured: f64,
+    met: bool,
+}
+
 impl Target {
     pub(crate) fn at_least(contestant: &'static str, of: &'static str, bound: f64) -> Self {
-        Self { contestant, of, bound: Bound::AtLeast(bound) }
+        Self { contestant, of, bound: Bound::AtLeast(bound), against: Against::Nothing }
     }
 
     pub(crate) fn at_most(contestant: &'static str, of: &'static str, bound: f64) -> Self {
-        Self { contestant, of, bound: Bound::AtMost(bound) }
+        Self { contestant, of, bound: Bound::AtMost(bound), against: Against::Nothing }
+    }
+
+    /// The bound is so many times the same figure of another contestant.
+    pub(crate) fn times(mut self, other: &'static str) -> Self {
+        self.against = Against::Other(other);
+        self
+    }
+
+    /// The bound is so many times another figure of the same contestant.
+    pub(crate) fn times_own(mut self, figure: &'static str) -> Self {
+        self.against = Against::Own(figure);
+        self
+    }
+
+    fn words(&self) -> String {
+        let bound = self.bound.words();
+        match self.against {
+            Against::Nothing => bound,
+            Against::Other(other) => format!("{bound} x {other}"),
+            Against::Own(figure) => format!("{bound} x its {figure}"),
+        }
     }
 }
 
@@ -73,11 +115,18 @@ impl Row {
 }
 
 impl Report {
-    /// Each target with what was measured and whether it is met; those of absent contestants are left out.
-    fn verdicts(&self) -> impl Iterator<Item = (Target, f64, bool)> {
-        self.targets.iter().filter_map(|target| {
-            let figure = self.rows.iter().find(|row| row.name == target.contestant)?.figure(target.of)?;
-            Some((*target, figure, target.bound.is_met(figure)))
+    /// What came of the targets; those of absent contestants are left out.
+    fn verdicts(&self) -> impl Iterator<Item = Verdict> {
+        let figure = |name: &str, of| self.rows.iter().find(|row| row.name == name)?.figure(of);
+        self.targets.iter().filter_map(move |target| {
+            let figure_of_target = figure(target.contestant, target.of)?;
+            let unit = match target.against {
+                Against::Nothing => 1.0,
+                Against::Other(other) => figure(other, target.of)?,
+                Against::Own(own) => figure(target.contestant, own)?,
+            };
+            let measured = figure_of_target / unit;
+            Some(Verdict { target: *target, measured, met: target.bound.is_met(measured) })
         })
     }
 
@@ -90,7 +139,7 @@ impl Report {
             }
         }
         let mut lines = vec![{
-            let mut head = vec![self.workload.to_owned()];
+            let mut head = vec![self.workload.clone()];
             head.extend(columns.iter().map(|column| (*column).to_owned()));
             head.push(format!("ratio of {}", self.compared));
             head
@@ -105,11 +154,11 @@ impl Report {
             lines.push(line);
         }
         let mut out = aligned(&lines);
-        for (target, figure, met) in self.verdicts() {
+        for Verdict { target, measured, met } in self.verdicts() {
             let verdict = if met { "met   " } else { "missed" };
-            let Target { contestant, of, bound } = target;
+            let Target { contestant, of, .. } = target;
             // Writing to a string cannot fail.
-            let _ = writeln!(out, "{verdict}  {contestant}: {of} {}, is {}", bound.words(), short(figure));
+            let _ = writeln!(out, "{verdict}  {contestant}: {of} {}, is {}", target.words(), short(measured));
         }
         out
     }
@@ -119,12 +168,15 @@ impl Report {
         let rows = self.rows.iter().map(|row| {
             let figures: serde_json::Map<_, _> =
                 row.figures.iter().map(|(name, figure)| ((*name).to_owned(), json!(figure))).collect();
-            json!({ "name": row.name, "figures": figures, "anchor": row.anchor, "ratio": row.ratio })
-        });
-        let targets = self.verdicts().map(|(target, figure, met)| {
             json!({
-                "contestant": target.contestant, "of": target.of, "bound": target.bound.words(),
-                "measured": figure, "met": met,
+                "name": row.name, "about": row.about,
+                "figures": figures, "anchor": row.anchor, "ratio": row.ratio,
+            })
+        });
+        let targets = self.verdicts().map(|Verdict { target, measured, met }| {
+            json!({
+                "contestant": target.contestant, "of": target.of, "bound": target.words(),
+                "measured": measured, "met": met,
             })
         });
         json!({
@@ -169,13 +221,14 @@ mod tests {
     fn a_table_tells_which_targets_are_met() {
         let row = |name, rate, ratio: Option<f64>| Row {
             name,
+            about: "",
             anchor: ratio.map(|_| "anchor"),
             figures: vec![("rate", rate)],
             ratio,
         };
         let targets = vec![Target::at_least("ours", "ratio", 0.5), Target::at_most("ours", "rate", 10.0)];
         let rows = vec![row("anchor", 20.0, None), row("ours", 15.0, Some(0.75))];
-        let report = Report { workload: "w", compared: "rate", rows, targets };
+        let report = Report { workload: "w".to_owned(), compared: "rate", rows, targets };
         let table = report.table();
         assert!(table.contains("0.75 x anchor"), "{table}");
         assert!(table.contains("met     ours: ratio at least 0.5, is 0.75"), "{table}");

@@ -17,7 +17,7 @@ const TENURE: &str = "tenure run NAME -- true";
 /// A command under the lock that looks at the most memory its parent has used: the one that locks.
 const PEAK: &str = "grep VmHWM /proc/$PPID/status";
 
-pub(crate) fn run(plan: Plan) -> Result<Vec<Report>> {
+pub(crate) fn run(plan: &Plan) -> Result<Vec<Report>> {
     let Some(program) = program() else {
         eprintln!("cli: absent: no tenure program; name one in TENURE_PROGRAM");
         return Ok(Vec::new());
@@ -46,8 +46,14 @@ pub(crate) fn run(plan: Plan) -> Result<Vec<Report>> {
         Contestant::new("true", ANCHOR, |_| times(runs, &|command| Command::new(command[0]))),
     ];
     let targets = vec![Target::at_most(TENURE, "ratio", 2.0), Target::at_most(TENURE, "peak MiB", 12.0)];
-    let contest =
-        Contest { workload: "cli", rounds: 5, slice: Duration::ZERO, compared: "ms", contestants, targets };
+    let contest = Contest {
+        workload: "cli".to_owned(),
+        rounds: 5,
+        slice: Duration::ZERO,
+        compared: "ms",
+        contestants,
+        targets,
+    };
     Ok(vec![contest.run()?])
 }
 

@@ -18,7 +18,7 @@ use crate::scratch::{Scratch, counted, flock_in, local_in};
 const KEY: &str = "orders/42";
 const CYCLES: u64 = 1_000;
 
-pub(crate) fn run(_: Plan) -> Result<Vec<Report>> {
+pub(crate) fn run(_: &Plan) -> Result<Vec<Report>> {
     let scratch = Scratch::new()?;
     let (memory, memory_verbs) = counted(Memory::new());
     let (local, local_verbs) = counted(scratch.local()?);
@@ -36,8 +36,14 @@ pub(crate) fn run(_: Plan) -> Result<Vec<Report>> {
         Contestant::new("flock(2)", None, |_| syscalls("flock", scratch.path())),
     ];
     let slice = Duration::ZERO;
-    let contest =
-        Contest { workload: "counts", rounds: 1, slice, compared: "-", contestants, targets: Vec::new() };
+    let contest = Contest {
+        workload: "counts".to_owned(),
+        rounds: 1,
+        slice,
+        compared: "-",
+        contestants,
+        targets: Vec::new(),
+    };
     Ok(vec![contest.run()?])
 }
 

@@ -15,7 +15,7 @@ use crate::scratch::Scratch;
 const ANCHOR: &str = "flock(2)";
 const KEY: &str = "orders/42";
 
-pub(crate) fn run(plan: Plan) -> Result<Vec<Report>> {
+pub(crate) fn run(plan: &Plan) -> Result<Vec<Report>> {
     let scratch = Scratch::new()?;
     let runtime = one_thread()?;
     let flock = Arc::new(Flock::open(&scratch.flock())?);
@@ -37,6 +37,13 @@ pub(crate) fn run(plan: Plan) -> Result<Vec<Report>> {
         vec![Target::at_least("tenure", "ratio", 0.1), Target::at_least("tenure::blocking", "ratio", 0.1)];
     let (rounds, slice) = plan.choose((5, 120), (9, 300));
     let slice = Duration::from_millis(slice);
-    let contest = Contest { workload: "local-w1", rounds, slice, compared: "cycles/s", contestants, targets };
+    let contest = Contest {
+        workload: "local-w1".to_owned(),
+        rounds,
+        slice,
+        compared: "cycles/s",
+        contestants,
+        targets,
+    };
     Ok(vec![contest.run()?])
 }

@@ -15,7 +15,7 @@ use crate::report::Report;
 const ANCHOR: &str = "tokio::sync::Mutex";
 const KEY: &str = "orders/42";
 
-pub(crate) fn run(plan: Plan) -> Result<Vec<Report>> {
+pub(crate) fn run(plan: &Plan) -> Result<Vec<Report>> {
     let (one, two) = (one_thread()?, two_threads()?);
     let mutex: TokioMutex = Arc::default();
     let verbs = Verbs::new(Memory::new(), KEY)?;
@@ -33,7 +33,13 @@ pub(crate) fn run(plan: Plan) -> Result<Vec<Report>> {
     let (rounds, slice) = plan.choose((5, 120), (9, 300));
     let slice = Duration::from_millis(slice);
     let targets = Vec::new();
-    let contest =
-        Contest { workload: "memory-w1", rounds, slice, compared: "cycles/s", contestants, targets };
+    let contest = Contest {
+        workload: "memory-w1".to_owned(),
+        rounds,
+        slice,
+        compared: "cycles/s",
+        contestants,
+        targets,
+    };
     Ok(vec![contest.run()?])
 }

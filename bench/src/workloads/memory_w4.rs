@@ -6,7 +6,7 @@ use anyhow::Result;
 use tenure_core::engine::memory::Memory;
 use tokio::runtime::Runtime;
 
-use crate::anchors::{Cohort, TokioMutex};
+use crate::anchors::{Cohort, Nothing, TokioMutex};
 use crate::harness::{Contest, Contestant, Figures, Plan};
 use crate::loops::{crowd, one_thread, two_threads};
 use crate::report::{Report, Target};
@@ -15,11 +15,14 @@ use crate::scratch::{Scratch, counted};
 const TASKS: u64 = 64;
 const ANCHOR: &str = "cohort";
 
-pub(crate) fn run(plan: Plan) -> Result<Vec<Report>> {
-    Ok(vec![on(plan, "w4, one thread", &one_thread()?)?, on(plan, "w4, two threads", &two_threads()?)?])
+pub(crate) fn run(plan: &Plan) -> Result<Vec<Report>> {
+    Ok(vec![
+        on(plan, "memory-w4, one thread", &one_thread()?)?,
+        on(plan, "memory-w4, two threads", &two_threads()?)?,
+    ])
 }
 
-fn on(plan: Plan, workload: &'static str, runtime: &Runtime) -> Result<Report> {
+fn on(plan: &Plan, workload: &'static str, runtime: &Runtime) -> Result<Report> {
     let scratch = Scratch::new()?;
     let mutex = TokioMutex::default();
     let (memory, memory_verbs) = counted(Memory::new());
@@ -33,7 +36,7 @@ fn on(plan: Plan, workload: &'static str, runtime: &Runtime) -> Result<Report> {
     };
     let contestants = vec![
         Contestant::new(ANCHOR, None, |slice| {
-            let cohort = Cohort::default();
+            let cohort = Cohort::of(Nothing);
             without_count(runtime.block_on(crowd(TASKS, slice, || cohort.clone())))
         }),
         Contestant::new("tokio::sync::Mutex", ANCHOR, |slice| {
@@ -52,7 +55,7 @@ fn on(plan: Plan, workload: &'static str, runtime: &Runtime) -> Result<Report> {
     let (rounds, slice) = plan.choose((5, 120), (9, 300));
     let targets = targets.collect();
     let slice = Duration::from_millis(slice);
-    Contest { workload, rounds, slice, compared: "cycles/s", contestants, targets }.run()
+    Contest { workload: workload.to_owned(), rounds, slice, compared: "cycles/s", contestants, targets }.run()
 }
 
 fn without_count(figures: Result<Figures>) -> Result<Figures> {

@@ -1,0 +1,126 @@
+//! Redis on this machine, without persistence.
+
+mod monitor;
+mod push;
+mod raw;
+mod rslock;
+mod socket;
+
+use anyhow::Result;
+use tenure_servers::redis::RedisServer;
+
+use super::{Client, Counter, EVERYWHERE, Engine, Entrant, Site, Work};
+use crate::anchors::Cohort;
+use crate::clock::cpu_of;
+use crate::crew::tasks;
+use monitor::Monitor;
+
+pub(crate) const ENGINE: Engine = Engine {
+    name: "redis",
+    start: || Ok(Box::new(Redis { server: RedisServer::start(&[])?, monitor: None, before: (0.0, 0.0) })),
+    entrants: &[
+        Entrant::here(
+            "raw_sync",
+            "SET NX PX and a script that compares and deletes, on a blocking socket; in w2 64 in one write",
+            &["w1", "w2"],
+            raw::on_a_socket,
+        )
+        .anchors(&["w1", "w2"]),
+        Entrant { work: Work::RoundTrip(raw::pings), ..ROUND_TRIP },
+        Entrant::here(
+            "raw",
+            "the same on the redis crate; asks again without a pause",
+            &["w1", "w2", "w3", "w4"],
+            tasks::<raw::Raw>,
+        ),
+        Entrant::here(
+            "push",
+            "our own least: a queue in Redis, the release grants and pushes; a fence, no renewal",
+            &["w1", "w2", "w3", "w4", "w5"],
+            tasks::<push::Push>,
+        )
+        .anchors(&["w3"]),
+        Entrant::here("cohort", "push, passed on in the process 64 times", &["w4"], tasks::<PushCohort>)
+            .anchors(&["w4"]),
+        Entrant::tenure(EVERYWHERE),
+        Entrant::strict(),
+        Entrant::here(
+            "rslock",
+            "crate rslock 0.10, acquire and release, its defaults",
+            &["w1", "w2", "w3", "w4", "w5"],
+            tasks::<rslock::Rslock>,
+        ),
+    ],
+};
+
+const ROUND_TRIP: Entrant =
+    Entrant::here("PING", "one round trip of the same minute, on a blocking socket", &["w3"], raw::pings);
+
+struct Redis {
+    server: RedisServer,
+    monitor: Option<Monitor>,
+    /// Processor time and bytes when the counting began.
+    before: (f64, f64),
+}
+
+impl Redis {
+    fn cpu_and_bytes(&self) -> Result<(f64, f64)> {
+        let info = self.server.say("INFO stats")?;
+        let field = |name: &str| -> f64 {
+            let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
+        };
+        let cpu = cpu_of(self.server.process().pid()).unwrap_or(0.0);
+        Ok((cpu, field("total_net_input_bytes") + field("total_net_output_bytes")))
+    }
+}
+
+impl Site for Redis {
+    fn at(&self) -> String {
+        self.server.url()
+    }
+
+    fn begin(&mut self, closely: bool) -> Result<()> {
+        if closely {
+            self.monitor = Some(Monitor::start(self.server.port())?);
+        }
+        self.before = self.cpu_and_bytes()?;
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<Vec<Counter>> {
+        let count = |per_cycle, per_second, count| Counter { per_cycle, per_second, count };
+        if let Some(monitor) = self.monitor.take() {
+            let (commands, calls) = monitor.end()?;
+            return Ok(vec![
+                count("commands/cycle", "commands/s", commands),
+                count("script calls/cycle", "script calls/s", calls),
+            ]);
+        }
+        let (cpu, bytes) = self.cpu_and_bytes()?;
+        Ok(vec![
+            count("bytes/cycle", "bytes/s", bytes - self.before.1),
+            count("server us/cycle", "server us/s", cpu - self.before.0),
+        ])
+    }
+}
+
+/// The `push` anchor with a cohort before it.
+struct PushCohort {
+    push: push::Push,
+    cohorts: std::sync::Mutex<std::collections::HashMap<String, Cohort<push::PushLock>>>,
+}
+
+impl Client for PushCohort {
+    type Lock = Cohort<push::PushLock>;
+
+    async fn open(at: &str) -> Result<Self> {
+        Ok(Self { push: push::Push::open(at).await?, cohorts: std::sync::Mutex::default() })
+    }
+
+    fn lock(&self, key: &str, ttl: std::time::Duration) -> Self::Lock {
+        let mut cohorts = self.cohorts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let cohort = cohorts.entry(key.to_owned());
+        cohort.or_insert_with(|| Cohort::of(self.push.lock(key, ttl))).clone()
+    }
+}
