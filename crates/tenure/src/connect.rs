@@ -9,6 +9,8 @@ const SCHEMES: &[&str] = &[
     "local:",
     #[cfg(feature = "redis")]
     "redis://, rediss://, redis+unix://",
+    #[cfg(feature = "mysql")]
+    "mysql://, mariadb://",
     "memory:",
 ];
 
@@ -45,6 +47,12 @@ pub async fn connect_with(url: &str, options: Options) -> Result<Tenure, Error> 
             let redis = tenure_redis::Redis::open(&redis).await.map_err(|error| unopened("redis", error))?;
             Ok(Tenure::with_options(redis, options))
         }
+        #[cfg(feature = "mysql")]
+        Some("mysql" | "mariadb") => {
+            let mysql = tenure_mysql::MySqlOptions::from_url(url).map_err(unreadable)?;
+            let mysql = tenure_mysql::MySql::open(&mysql).await.map_err(|error| unopened("mysql", error))?;
+            Ok(Tenure::with_options(mysql, options))
+        }
         Some("memory") if url == "memory:" => Ok(Tenure::with_options(Memory::new(), options)),
         Some("memory") => Err(Error::invalid_url(format!("{url:?} has more than a scheme: write memory:"))),
         Some(scheme) => Err(Error::invalid_url(format!(
@@ -56,13 +64,13 @@ pub async fn connect_with(url: &str, options: Options) -> Result<Tenure, Error> 
 }
 
 /// The URL's scheme is ours, the rest makes no sense.
-#[cfg(any(feature = "local", feature = "redis"))]
+#[cfg(any(feature = "local", feature = "mysql", feature = "redis"))]
 fn unreadable(error: impl std::fmt::Display) -> Error {
     Error::invalid_url(error.to_string())
 }
 
 /// The engine cannot be used.
-#[cfg(any(feature = "local", feature = "redis"))]
+#[cfg(any(feature = "local", feature = "mysql", feature = "redis"))]
 fn unopened(engine: &'static str, error: tenure_core::engine::EngineError) -> Error {
     Error::of_engine(engine, "open", None, error)
 }

@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `local:`, `local:///var/lock/app` | a directory; between the processes of one machine |
 //! | `redis://host`, `rediss://host` | a Redis primary; with the feature `redis` |
+//! | `mysql://host/database`, `mariadb://host/database` | MariaDB or MySQL tables; with the feature `mysql` |
 //! | `memory:` | this process; for tests and examples |
 
 #![forbid(unsafe_code)]

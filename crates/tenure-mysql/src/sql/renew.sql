@@ -1,0 +1,26 @@
+-- Proves the hold now and keeps it for another term.
+CREATE PROCEDURE tenure_renew(IN p_key {key}, IN p_claim {claim}, IN p_term BIGINT)
+SQL SECURITY INVOKER
+BEGIN
+  DECLARE v_now, v_before, v_last, v_seq BIGINT;
+  DECLARE v_state {word};
+  DECLARE v_told {text};
+  DECLARE v_answer {text};
+  DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; RESIGNAL; END;
+  START TRANSACTION;
+  CALL tenure_enter(p_key, v_now, v_before);
+  SET v_last = v_before;
+  CALL tenure_promote(p_key, '', v_now, v_last, v_told);
+  SELECT seq, state INTO v_seq, v_state FROM tenure_places WHERE `key` = p_key AND claim = p_claim;
+  IF v_state IN ('offered', 'held') THEN
+    UPDATE tenure_places SET state = 'held', ends_us = v_now + p_term WHERE `key` = p_key AND seq = v_seq;
+    SET v_answer = 'renewed';
+  ELSE
+    SET v_answer = CONCAT('gone ', IF(v_state IN ('withdrawn', 'evicted'), v_state, 'absent'));
+  END IF;
+  IF v_last <> v_before THEN
+    UPDATE tenure_keys SET last_token = v_last WHERE `key` = p_key;
+  END IF;
+  COMMIT;
+  SELECT CONCAT(p_claim, ' ', v_answer) AS answer, v_told AS told;
+END
