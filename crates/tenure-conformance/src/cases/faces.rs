@@ -57,8 +57,7 @@ async fn a_mutex_has_one_holder_and_rising_tokens<S: Site>(stage: &Stage<S>) {
 
 async fn a_wait_of_zero_tiny_or_huge_is_a_wait_c113<S: Site>(stage: &Stage<S>) {
     let (one, two) = (stage.tenure().await, stage.tenure().await);
-    // A short wait is long enough for an answer, however busy the machine.
-    let waits = [Duration::ZERO, Duration::from_nanos(1), Duration::from_secs(1), Duration::MAX];
+    let waits = [Duration::ZERO, Duration::from_nanos(1), Duration::from_millis(20), Duration::MAX];
     for patience in waits {
         let free = one.lock(stage.name("k")).wait_for(patience).await.unwrap();
         let guard =

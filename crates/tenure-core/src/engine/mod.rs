@@ -291,6 +291,8 @@ pub struct Facts {
     pub claim_window: Duration,
     /// How often a waiting place must be attempted again.
     pub refresh_every: Duration,
+    /// What users should know of this very server, such as a known bug of its version; for people.
+    pub cautions: Vec<String>,
 }
 
 impl Facts {
@@ -307,6 +309,7 @@ impl Facts {
             order: Order::Arrival,
             claim_window: Duration::from_secs(3),
             refresh_every: Duration::from_secs(1),
+            cautions: Vec::new(),
         }
     }
 }
