@@ -101,11 +101,19 @@ impl Program {
     /// # Errors
     /// When it is missing or fails, with what it said.
     pub fn run(&self) -> Result<(), ServerError> {
+        self.output().map(drop)
+    }
+
+    /// Runs it to its end, and gives what it said.
+    ///
+    /// # Errors
+    /// When it is missing or fails, with what it said.
+    pub fn output(&self) -> Result<String, ServerError> {
         self.require()?;
         let output =
             self.command(false).output().map_err(ServerError::step(format!("run {}", self.shown())))?;
         if output.status.success() {
-            return Ok(());
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         let said = [output.stdout, output.stderr].concat();
         Err(ServerError::Silent { program: self.shown(), said: end_of(&said) })

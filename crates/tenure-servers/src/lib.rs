@@ -13,6 +13,7 @@ mod certificates;
 mod child;
 mod clock_shim;
 mod error;
+pub mod etcd;
 pub mod mariadb;
 mod ports;
 mod proxy;
