@@ -5,10 +5,12 @@ use tenure_core::{Error, Options, Tenure};
 
 /// The schemes of this build.
 const SCHEMES: &[&str] = &[
+    #[cfg(feature = "etcd")]
+    "etcd://, etcds://",
     #[cfg(feature = "local")]
     "local:",
     #[cfg(feature = "redis")]
-    "redis://, rediss://, redis+unix://, redis+sentinel://, redis+cluster://",
+    "redis://, rediss://, redis+unix://",
     #[cfg(feature = "mysql")]
     "mysql://, mariadb://",
     "memory:",
@@ -35,6 +37,12 @@ pub async fn connect(url: &str) -> Result<Tenure, Error> {
 pub async fn connect_with(url: &str, options: Options) -> Result<Tenure, Error> {
     let scheme = url.split(':').next().filter(|scheme| scheme.len() < url.len());
     match scheme {
+        #[cfg(feature = "etcd")]
+        Some("etcd" | "etcds") => {
+            let etcd = tenure_etcd::EtcdOptions::from_url(url).map_err(unreadable)?;
+            let etcd = tenure_etcd::Etcd::open(&etcd).await.map_err(|error| unopened("etcd", error))?;
+            Ok(Tenure::with_options(etcd, options))
+        }
         #[cfg(feature = "local")]
         Some("local") => {
             let local = tenure_local::LocalOptions::from_url(url).map_err(unreadable)?;
@@ -42,10 +50,7 @@ pub async fn connect_with(url: &str, options: Options) -> Result<Tenure, Error> 
             Ok(Tenure::with_options(local, options))
         }
         #[cfg(feature = "redis")]
-        Some(
-            "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster"
-            | "rediss+cluster",
-        ) => {
+        Some("redis" | "rediss" | "redis+unix") => {
             let redis = tenure_redis::RedisOptions::from_url(url).map_err(unreadable)?;
             let redis = tenure_redis::Redis::open(&redis).await.map_err(|error| unopened("redis", error))?;
             Ok(Tenure::with_options(redis, options))
@@ -67,13 +72,13 @@ pub async fn connect_with(url: &str, options: Options) -> Result<Tenure, Error> 
 }
 
 /// The URL's scheme is ours, the rest makes no sense.
-#[cfg(any(feature = "local", feature = "mysql", feature = "redis"))]
+#[cfg(any(feature = "etcd", feature = "local", feature = "mysql", feature = "redis"))]
 fn unreadable(error: impl std::fmt::Display) -> Error {
     Error::invalid_url(error.to_string())
 }
 
 /// The engine cannot be used.
-#[cfg(any(feature = "local", feature = "mysql", feature = "redis"))]
+#[cfg(any(feature = "etcd", feature = "local", feature = "mysql", feature = "redis"))]
 fn unopened(engine: &'static str, error: tenure_core::engine::EngineError) -> Error {
     Error::of_engine(engine, "open", None, error)
 }

@@ -12,8 +12,9 @@
 //! | URL | engine |
 //! |---|---|
 //! | `local:`, `local:///var/lock/app` | a directory; between the processes of one machine |
-//! | `redis://host`, `redis+sentinel://h1,h2,h3/name`, `redis+cluster://h1,h2` | Redis; with the feature `redis` |
+//! | `redis://host`, `rediss://host` | a Redis primary; with the feature `redis` |
 //! | `mysql://host/database`, `mariadb://host/database` | MariaDB or MySQL tables; with the feature `mysql` |
+//! | `etcd://host,host`, `etcds://host` | an etcd cluster; with the feature `etcd` |
 //! | `memory:` | this process; for tests and examples |
 
 #![forbid(unsafe_code)]

@@ -1,0 +1,215 @@
+//! Being granted, renewing, and taking a fresh token.
+//!
+//! A grant is nearly always no more than a look: who holds follows from the line. What must be written then is written
+//! on the condition that the line is still the one that was seen.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tenure_core::engine::{EngineError, Gone, Grant, Trouble, Validity};
+use tenure_core::{FencingToken, TokenBlock};
+
+use crate::contender::token;
+use crate::lease::Lease;
+use crate::ops::{self, Answers};
+use crate::place::Doing;
+use crate::record::{self, Mark, View, Words};
+use crate::seat::Taken;
+
+impl Doing<'_> {
+    /// Makes a hold of a place that the rule grants; none when the line has changed meanwhile.
+    ///
+    /// Nearly always nothing is left to do. A permit writes which one it is; a claim with a quarantine moves to its
+    /// long lease; and where a younger place had a higher token, or the client has seen one, a higher one is made.
+    pub(crate) async fn settle(&self, view: &View, me: usize) -> Result<Option<Grant>, EngineError> {
+        let Some(taken) = self.seat.place() else { return Ok(None) };
+        if let Some((number, slot)) = taken.grant {
+            return self.grant(&taken.lease, number, slot).map(Some);
+        }
+        let place = &view.places[me];
+        let floor = self.claim.floor.map_or(0, FencingToken::get);
+        let number = place.token(view.mark);
+        let heals = number.or(view.mark.token(view.revision)).is_some_and(|number| number <= floor);
+        let permit = self.claim.mode.limit().is_some() && place.words.slot.is_none();
+        let guarded = !self.claim.quarantine.is_zero() && taken.lease.granted() < self.claim.term();
+        let (number, slot, taken) = match number {
+            Some(number) if !heals && !permit && !guarded => (number, place.words.slot.unwrap_or(0), taken),
+            number => {
+                let slot = if permit { Some(view.free_slot(self.claim.id)) } else { place.words.slot };
+                let base = if heals { view.mark.base.max(floor) } else { view.mark.base };
+                let number = number.filter(|_| !heals);
+                let Some(done) = self.write(view, &taken, number, slot, base, permit || guarded).await?
+                else {
+                    return Ok(None);
+                };
+                (done.0, slot.unwrap_or(0), done.1)
+            }
+        };
+        {
+            let mut state = self.seat.state();
+            state.place = Some(Taken { grant: Some((number, slot)), ..taken.clone() });
+        }
+        self.spare_the_other(&taken.lease);
+        self.grant(&taken.lease, number, slot).map(Some)
+    }
+
+    /// Writes the place anew, with this token or else one of the write itself. None when the line has changed.
+    async fn write(
+        &self,
+        view: &View,
+        taken: &Taken,
+        number: Option<u64>,
+        slot: Option<u32>,
+        base: u64,
+        moves: bool,
+    ) -> Result<Option<(u64, Taken)>, EngineError> {
+        let (line, mark) = (self.line(), self.mark());
+        let lease = if moves && taken.lease.granted() < self.claim.term() {
+            self.leases().await?.0
+        } else {
+            Arc::clone(&taken.lease)
+        };
+        let words = Words::of(self.claim, number, slot).write();
+        let mut compare =
+            vec![ops::created_at(&taken.key, taken.created), ops::changed_at(&mark, view.mark.changed)];
+        if slot.is_some() {
+            // Nobody else has taken the slot since it was seen to be free.
+            compare.push(ops::unchanged_since(&line, view.revision));
+        }
+        let mut then = vec![ops::put(&taken.key, words, lease.id)];
+        if number.is_none() {
+            then.push(ops::put(&mark, base.to_string().into_bytes(), 0));
+        }
+        let (answer, ()) =
+            tokio::join!(self.link.txn(ops::txn(compare, then, Vec::new())), lease.freshen(self.link));
+        let answers = match answer {
+            Err(failed) if failed.no_lease => {
+                self.seat.state().hold = None;
+                return Ok(None);
+            }
+            answer => Answers::from(answer?),
+        };
+        if !answers.succeeded {
+            return Ok(None);
+        }
+        let marked = taken.marked || (number.is_none() && base == 0);
+        let fresh = Mark { base, changed: 0 }.token(answers.revision);
+        let number =
+            number.or(fresh).ok_or_else(|| Trouble::nonsense("the revision is no number for a token"))?;
+        Ok(Some((number, Taken { changed: answers.revision, lease, marked, ..taken.clone() })))
+    }
+
+    fn grant(&self, lease: &Lease, number: u64, slot: u32) -> Result<Grant, EngineError> {
+        let tokens = TokenBlock::single(token(number)?);
+        Ok(Grant { claim: self.claim.id, tokens, slot, validity: Validity::Lease(self.validity(lease)) })
+    }
+
+    /// What a holder may count on. A quarantine comes out of the end of the lease, so nothing may be added before it.
+    fn validity(&self, lease: &Lease) -> Duration {
+        let left = lease.left_at(self.begun);
+        if self.claim.quarantine.is_zero() { left } else { left.min(self.claim.term()) }
+    }
+
+    /// Gives back the lease that a holder does not need.
+    pub(crate) fn spare_the_other(&self, used: &Lease) {
+        let mut state = self.seat.state();
+        if state.hold.as_ref().is_some_and(|hold| hold.id == used.id)
+            && let Some(wait) = state.wait.take()
+            && state.unanswered == 0
+        {
+            drop(state);
+            self.shared.give_back(wait, self.link);
+        }
+    }
+
+    /// Proves the hold: for how much longer it stands, and the revision at which that was seen.
+    pub(crate) async fn renew(&self) -> Result<Result<(Duration, i64), Gone>, EngineError> {
+        let Some(place) = self.seat.place() else { return Ok(Err(Gone::Absent)) };
+        let stands = vec![ops::created_at(&place.key, place.created)];
+        let look = self.link.txn(ops::txn(stands, Vec::new(), vec![ops::get(&self.grave())]));
+        let (alive, answer) = tokio::join!(place.lease.keep_alive(self.link), look);
+        let mut answers = Answers::from(answer?);
+        if !answers.succeeded {
+            let gone = record::gone(&answers.found()?);
+            match gone {
+                Some(_) => self.forget_place(),
+                None => self.seat.state().lose(),
+            }
+            return Ok(Err(gone.unwrap_or(Gone::Absent)));
+        }
+        if !alive? {
+            self.seat.state().lose();
+            return Ok(Err(Gone::Absent));
+        }
+        let lease = if place.lease.granted() < self.claim.term() {
+            self.move_to_hold(&place).await?
+        } else {
+            Arc::clone(&place.lease)
+        };
+        Ok(Ok((self.validity(&lease), answers.revision)))
+    }
+
+    /// Moves a hold that began on a short lease to one of its own length. The lease that it is on afterwards.
+    async fn move_to_hold(&self, place: &Taken) -> Result<Arc<Lease>, EngineError> {
+        let Some((number, slot)) = place.grant else { return Ok(Arc::clone(&place.lease)) };
+        let hold = self.leases().await?.0;
+        if hold.granted() < self.claim.term() {
+            // The servers grant no more than that.
+            return Ok(Arc::clone(&place.lease));
+        }
+        let slot = self.claim.mode.limit().map(|_| slot);
+        let words = Words::of(self.claim, Some(number), slot).write();
+        // A token of another lane must not be written over.
+        let compare =
+            vec![ops::created_at(&place.key, place.created), ops::changed_at(&place.key, place.changed)];
+        let txn = ops::txn(compare, vec![ops::put(&place.key, words, hold.id)], Vec::new());
+        let (answer, ()) = tokio::join!(self.link.txn(txn), hold.freshen(self.link));
+        match answer {
+            Err(failed) if failed.no_lease => self.seat.state().hold = None,
+            Err(failed) => return Err(failed.into()),
+            Ok(answer) => {
+                let answers = Answers::from(answer);
+                if answers.succeeded {
+                    if let Some(place) = &mut self.seat.state().place {
+                        (place.changed, place.lease) = (answers.revision, Arc::clone(&hold));
+                    }
+                    self.spare_the_other(&hold);
+                    return Ok(hold);
+                }
+            }
+        }
+        // The hold stands on its short lease; the next renewal tries again.
+        Ok(Arc::clone(&place.lease))
+    }
+
+    /// A token above all of the key. The mark says to older places that they need a higher one.
+    pub(crate) async fn restamp(&self) -> Result<Result<FencingToken, Gone>, EngineError> {
+        let Some(place) = self.seat.place() else { return Ok(Err(Gone::Absent)) };
+        let slot = place.grant.filter(|_| self.claim.mode.limit().is_some()).map(|(_, slot)| slot);
+        let words = Words::of(self.claim, None, slot).write();
+        let mark = self.mark();
+        let then = vec![
+            ops::get(&mark),
+            ops::rewrite(&place.key, words),
+            ops::when(
+                vec![ops::exists(&mark)],
+                vec![ops::touch(&mark)],
+                vec![ops::put(&mark, b"0".to_vec(), 0)],
+            ),
+        ];
+        let compare = vec![ops::created_at(&place.key, place.created)];
+        let txn = ops::txn(compare, then, vec![ops::get(&self.grave())]);
+        let mut answers = Answers::from(self.link.txn(txn).await?);
+        if !answers.succeeded {
+            return Ok(Err(record::gone(&answers.found()?).unwrap_or(Gone::Absent)));
+        }
+        let mark = Mark::read(&answers.found()?)?;
+        let number = mark.token(answers.revision).unwrap_or(0);
+        if let Some(place) = &mut self.seat.state().place {
+            place.changed = answers.revision;
+            place.grant = place.grant.map(|(_, slot)| (number, slot));
+            place.marked |= mark.base == 0;
+        }
+        token(number).map(Ok)
+    }
+}

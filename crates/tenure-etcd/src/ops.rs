@@ -1,0 +1,183 @@
+//! The parts of transactions.
+
+use tenure_core::engine::Trouble;
+
+use crate::names::Span;
+use crate::rpc::{
+    Compare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, RequestOp, ResponseHeader, ResponseOp,
+    TxnRequest, TxnResponse,
+    compare::{CompareResult, CompareTarget, TargetUnion},
+    request_op::Request,
+    response_op::Response,
+};
+
+/// The key does not exist.
+pub(crate) fn is_absent(key: &[u8]) -> Compare {
+    created(key, CompareResult::Equal, 0)
+}
+
+/// The key exists.
+pub(crate) fn exists(key: &[u8]) -> Compare {
+    created(key, CompareResult::Greater, 0)
+}
+
+/// The key is the one that was created at this revision.
+pub(crate) fn created_at(key: &[u8], revision: i64) -> Compare {
+    created(key, CompareResult::Equal, revision)
+}
+
+/// Nothing exists in the span.
+pub(crate) fn is_empty(span: &Span) -> Compare {
+    Compare { range_end: span.end.clone(), ..created(&span.first, CompareResult::Equal, 0) }
+}
+
+/// Nothing that exists in the span was written after the revision.
+pub(crate) fn unchanged_since(span: &Span, revision: i64) -> Compare {
+    let compare = changed(&span.first, CompareResult::Less, revision.saturating_add(1));
+    Compare { range_end: span.end.clone(), ..compare }
+}
+
+/// The key was last written at this revision; zero: it does not exist.
+pub(crate) fn changed_at(key: &[u8], revision: i64) -> Compare {
+    changed(key, CompareResult::Equal, revision)
+}
+
+fn created(key: &[u8], result: CompareResult, revision: i64) -> Compare {
+    Compare {
+        result: result as i32,
+        target: CompareTarget::Create as i32,
+        key: key.to_vec(),
+        target_union: Some(TargetUnion::CreateRevision(revision)),
+        range_end: Vec::new(),
+    }
+}
+
+fn changed(key: &[u8], result: CompareResult, revision: i64) -> Compare {
+    Compare {
+        result: result as i32,
+        target: CompareTarget::Mod as i32,
+        key: key.to_vec(),
+        target_union: Some(TargetUnion::ModRevision(revision)),
+        range_end: Vec::new(),
+    }
+}
+
+pub(crate) fn put(key: &[u8], value: Vec<u8>, lease: i64) -> RequestOp {
+    op(Request::RequestPut(PutRequest { key: key.to_vec(), value, lease, ..Default::default() }))
+}
+
+/// Writes a value, and leaves the key on its lease.
+pub(crate) fn rewrite(key: &[u8], value: Vec<u8>) -> RequestOp {
+    op(Request::RequestPut(PutRequest { key: key.to_vec(), value, ignore_lease: true, ..Default::default() }))
+}
+
+/// Writes the value that is there again.
+pub(crate) fn touch(key: &[u8]) -> RequestOp {
+    op(Request::RequestPut(PutRequest { key: key.to_vec(), ignore_value: true, ..Default::default() }))
+}
+
+pub(crate) fn delete(key: &[u8]) -> RequestOp {
+    op(Request::RequestDeleteRange(DeleteRangeRequest {
+        key: key.to_vec(),
+        prev_kv: true,
+        ..Default::default()
+    }))
+}
+
+pub(crate) fn get(key: &[u8]) -> RequestOp {
+    op(Request::RequestRange(RangeRequest { key: key.to_vec(), ..Default::default() }))
+}
+
+pub(crate) fn list(span: &Span) -> RequestOp {
+    let (key, range_end) = (span.first.clone(), span.end.clone());
+    op(Request::RequestRange(RangeRequest { key, range_end, ..Default::default() }))
+}
+
+/// So many keys of the span in their order, without their values unless those are wanted.
+pub(crate) fn page(span: &Span, limit: i64, keys_only: bool) -> RequestOp {
+    let (key, range_end) = (span.first.clone(), span.end.clone());
+    op(Request::RequestRange(RangeRequest { key, range_end, limit, keys_only, ..Default::default() }))
+}
+
+/// A transaction inside a transaction.
+pub(crate) fn when(compare: Vec<Compare>, then: Vec<RequestOp>, or: Vec<RequestOp>) -> RequestOp {
+    op(Request::RequestTxn(txn(compare, then, or)))
+}
+
+pub(crate) fn txn(compare: Vec<Compare>, success: Vec<RequestOp>, failure: Vec<RequestOp>) -> TxnRequest {
+    TxnRequest { compare, success, failure }
+}
+
+fn op(request: Request) -> RequestOp {
+    RequestOp { request: Some(request) }
+}
+
+/// The answers of a transaction, taken one after the other.
+pub(crate) struct Answers {
+    pub(crate) revision: i64,
+    pub(crate) succeeded: bool,
+    rest: std::vec::IntoIter<ResponseOp>,
+}
+
+impl From<TxnResponse> for Answers {
+    fn from(response: TxnResponse) -> Self {
+        let revision = response.header.map_or(0, |header| header.revision);
+        Self { revision, succeeded: response.succeeded, rest: response.responses.into_iter() }
+    }
+}
+
+impl Answers {
+    /// What a read has found.
+    pub(crate) fn found(&mut self) -> Result<Vec<KeyValue>, Trouble> {
+        match self.next() {
+            Some(Response::ResponseRange(range)) => Ok(range.kvs),
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// What a deletion has taken away.
+    pub(crate) fn deleted(&mut self) -> Result<Vec<KeyValue>, Trouble> {
+        match self.next() {
+            Some(Response::ResponseDeleteRange(deleted)) => Ok(deleted.prev_kvs),
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// Passes over the answer to a write.
+    pub(crate) fn written(&mut self) -> Result<(), Trouble> {
+        match self.next() {
+            Some(Response::ResponsePut(_)) => Ok(()),
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// The answers of a transaction inside.
+    pub(crate) fn inside(&mut self) -> Result<Answers, Trouble> {
+        match self.next() {
+            // Only the outer transaction has a header that is filled in.
+            Some(Response::ResponseTxn(inside)) => {
+                Ok(Answers { revision: self.revision, ..Answers::from(inside) })
+            }
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// The transaction inside as a whole, with the revision at which it was made.
+    pub(crate) fn response(&mut self) -> Result<TxnResponse, Trouble> {
+        match self.next() {
+            Some(Response::ResponseTxn(inside)) => {
+                let revision = self.revision;
+                Ok(TxnResponse { header: Some(ResponseHeader { revision, ..Default::default() }), ..inside })
+            }
+            _ => Err(nonsense()),
+        }
+    }
+
+    fn next(&mut self) -> Option<Response> {
+        self.rest.next().and_then(|op| op.response)
+    }
+}
+
+fn nonsense() -> Trouble {
+    Trouble::nonsense("the server answered a transaction with something else than was asked for")
+}

@@ -1,0 +1,283 @@
+//! Joining a line and looking at it: each is one transaction, and a keep-alive beside it where a lease is to live on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tenure_core::engine::ledger::LimitDiffers;
+use tenure_core::engine::{Effect, EngineError, Gone, Trouble, Waiting};
+use tenure_core::lease::Moment;
+use tenure_core::{Claim, IfBusy, Mode};
+
+use crate::lease::Lease;
+use crate::link::{Failed, Link};
+use crate::names::Span;
+use crate::ops::{self, Answers};
+use crate::options::LongerTtl;
+use crate::record::{self, Mark, Place, View, Words, seconds_up};
+use crate::seat::{Seat, Taken};
+use crate::{Shared, WAITING};
+
+/// A claim at work on a connection.
+pub(crate) struct Doing<'a> {
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) claim: &'a Claim,
+    pub(crate) seat: &'a Seat,
+    pub(crate) link: &'a Arc<Link>,
+    /// When the verb began, from which its answer counts.
+    pub(crate) begun: Moment,
+}
+
+/// What a claim has found.
+pub(crate) enum Seen {
+    /// It has a place in this line.
+    Line { view: View, me: usize, joined: bool },
+    /// It has none, and did not want one.
+    Busy(View),
+    /// It was taken out of the line.
+    Gone(Gone),
+    /// A lease has ended, or the place was found to be there already: look again.
+    Again,
+}
+
+impl Doing<'_> {
+    pub(crate) fn leaves(&self) -> bool {
+        self.claim.if_busy == IfBusy::Leave
+    }
+
+    /// Whether a line that is not empty is certainly no use to it.
+    fn joins_only_alone(&self) -> bool {
+        self.leaves() && self.claim.mode == Mode::Exclusive
+    }
+
+    pub(crate) fn line(&self) -> Span {
+        self.shared.names.line(&self.claim.key)
+    }
+
+    pub(crate) fn grave(&self) -> Vec<u8> {
+        self.shared.names.grave(&self.claim.key, self.claim.id)
+    }
+
+    pub(crate) fn mark(&self) -> Vec<u8> {
+        self.shared.names.mark(&self.claim.key)
+    }
+
+    pub(crate) fn view(&self, answers: &mut Answers) -> Result<View, Trouble> {
+        let (places, mark) = (answers.found()?, answers.found()?);
+        View::read(&self.shared.names, answers.revision, places, &mark)
+    }
+
+    /// Takes a place at the end of the line, unless the claim has one already or was taken out before.
+    pub(crate) async fn join(&self) -> Result<Seen, EngineError> {
+        let (hold, wait) = self.leases().await?;
+        let own = self.shared.names.place(&self.claim.key, self.claim.id, hold.id);
+        let (line, mark, grave) = (self.line(), self.mark(), self.grave());
+        let permit = self.claim.mode.limit().map(|_| 0);
+        let alone = Words::of(self.claim, None, permit);
+        let queued = Words::of(self.claim, None, None);
+        let see = || vec![ops::list(&line), ops::get(&mark)];
+        let otherwise = || [see(), vec![ops::get(&grave)]].concat();
+        let behind = if self.joins_only_alone() {
+            otherwise()
+        } else {
+            let join = [vec![ops::put(&own, queued.write(), wait.id)], see()].concat();
+            vec![ops::when(vec![ops::is_absent(&own), ops::is_absent(&grave)], join, otherwise())]
+        };
+        let txn = ops::txn(
+            vec![ops::is_empty(&line), ops::is_absent(&grave)],
+            vec![ops::put(&own, alone.write(), hold.id), ops::get(&mark)],
+            behind,
+        );
+        self.seat.sends();
+        let (answer, (), ()) =
+            tokio::join!(self.link.txn(txn), hold.freshen(self.link), wait.freshen(self.link));
+        let mut answers = match answer {
+            Ok(answer) => Answers::from(answer),
+            Err(failed) => {
+                if failed.trouble.effect == Effect::None {
+                    self.seat.answered();
+                }
+                if failed.no_lease {
+                    self.seat.state().lose();
+                    return Ok(Seen::Again);
+                }
+                return Err(failed.into());
+            }
+        };
+        self.seat.answered();
+        if answers.succeeded {
+            answers.written()?;
+            let mark = Mark::read(&answers.found()?)?;
+            let (revision, lease) = (answers.revision, hold.id);
+            let place = Place { key: own, created: revision, changed: revision, lease, words: alone };
+            let view = View { revision, places: vec![place], mark };
+            self.take(&view, 0, hold);
+            return Ok(Seen::Line { view, me: 0, joined: true });
+        }
+        if self.joins_only_alone() {
+            return self.excluded(answers);
+        }
+        let mut answers = answers.inside()?;
+        if !answers.succeeded {
+            return self.excluded(answers);
+        }
+        answers.written()?;
+        let view = self.view(&mut answers)?;
+        let me = view
+            .position(self.claim.id)
+            .ok_or_else(|| Trouble::nonsense("a place vanished as it was made"))?;
+        self.take(&view, me, wait);
+        Ok(Seen::Line { view, me, joined: true })
+    }
+
+    /// The line was not joined: because somebody was there, because we are, or because we must not come back.
+    fn excluded(&self, mut answers: Answers) -> Result<Seen, EngineError> {
+        let view = self.view(&mut answers)?;
+        if let Some(gone) = record::gone(&answers.found()?) {
+            return Ok(Seen::Gone(gone));
+        }
+        match view.position(self.claim.id) {
+            Some(me) => {
+                self.adopt(&view, me);
+                Ok(Seen::Again)
+            }
+            None => Ok(Seen::Busy(view)),
+        }
+    }
+
+    /// Looks at the line again, and keeps the place alive.
+    pub(crate) async fn look(&self, place: &Taken) -> Result<Seen, EngineError> {
+        let read = vec![ops::list(&self.line()), ops::get(&self.mark()), ops::get(&self.grave())];
+        let read = self.link.txn(ops::txn(Vec::new(), read, Vec::new()));
+        let (alive, answer) = tokio::join!(place.lease.keep_alive(self.link), read);
+        // To look changes nothing.
+        let harmless = |failed: Failed| failed.trouble.without_effect();
+        let mut answers = Answers::from(answer.map_err(harmless)?);
+        let view = self.view(&mut answers).map_err(Trouble::without_effect)?;
+        let gone = record::gone(&answers.found().map_err(Trouble::without_effect)?);
+        let me = view.position(self.claim.id).filter(|me| view.places[*me].created == place.created);
+        match (me, gone) {
+            (Some(me), _) if alive.map_err(harmless)? => {
+                self.note(&view, me);
+                Ok(Seen::Line { view, me, joined: false })
+            }
+            (_, Some(gone)) => {
+                self.forget_place();
+                Ok(Seen::Gone(gone))
+            }
+            _ => {
+                self.seat.state().lose();
+                Ok(Seen::Again)
+            }
+        }
+    }
+
+    /// Looks whether the claim has a place of which this process knows nothing; if not, why it has none.
+    pub(crate) async fn find(&self) -> Result<Option<Gone>, EngineError> {
+        let read = vec![ops::list(&self.line()), ops::get(&self.mark()), ops::get(&self.grave())];
+        let mut answers = Answers::from(self.link.txn(ops::txn(Vec::new(), read, Vec::new())).await?);
+        let view = self.view(&mut answers)?;
+        match view.position(self.claim.id) {
+            Some(me) => {
+                self.adopt(&view, me);
+                Ok(None)
+            }
+            None => Ok(Some(record::gone(&answers.found()?).unwrap_or(Gone::Absent))),
+        }
+    }
+
+    /// The leases for holding and for waiting. A claim that never waits has one for both.
+    pub(crate) async fn leases(&self) -> Result<(Arc<Lease>, Arc<Lease>), EngineError> {
+        let (known_hold, known_wait) = {
+            let state = self.seat.state();
+            (state.hold.clone(), state.wait.clone())
+        };
+        let term = seconds_up(self.claim.term());
+        let hold = async {
+            match known_hold {
+                Some(lease) => Ok(lease),
+                None => self.shared.pool.lease(self.link, term).await,
+            }
+        };
+        let wait = async {
+            match known_wait {
+                Some(lease) => Ok(Some(lease)),
+                None if self.leaves() => Ok(None),
+                None => self.shared.pool.lease(self.link, WAITING).await.map(Some),
+            }
+        };
+        // A lease that hangs under nothing has no effect on the line.
+        let harmless = |failed: Failed| failed.trouble.without_effect();
+        let (hold, wait) = tokio::join!(hold, wait);
+        let (hold, wait) = (hold.map_err(harmless)?, wait.map_err(harmless)?);
+        self.check_length(&hold).await?;
+        let mut state = self.seat.state();
+        let hold = Arc::clone(state.hold.get_or_insert(hold));
+        let wait = match wait {
+            Some(wait) => Arc::clone(state.wait.get_or_insert(wait)),
+            None => Arc::clone(&hold),
+        };
+        Ok((hold, wait))
+    }
+
+    /// Refuses a lease that would keep the key for much longer than was asked for.
+    async fn check_length(&self, lease: &Lease) -> Result<(), EngineError> {
+        let (asked, granted) = (self.claim.term(), lease.granted());
+        if self.shared.options().longer_ttl == LongerTtl::Allow || granted <= asked.saturating_mul(4) {
+            return Ok(());
+        }
+        // If it cannot be revoked, it ends by itself.
+        let _ = self.link.revoke(lease.id).await;
+        let message = format!(
+            "etcd grants no less than {granted:?} where {asked:?} are wanted: use a longer TTL, or add \
+             allow=longer-ttl to the URL"
+        );
+        Err(Trouble::unsupported(message).into())
+    }
+
+    fn take(&self, view: &View, me: usize, lease: Arc<Lease>) {
+        let place = &view.places[me];
+        let marked = view.mark.changed > 0 && view.mark.base == 0;
+        let (key, created, changed) = (place.key.clone(), place.created, place.changed);
+        self.seat.state().place = Some(Taken { key, created, changed, lease, grant: None, marked });
+    }
+
+    /// Takes over a place that was there already.
+    fn adopt(&self, view: &View, me: usize) {
+        let id = view.places[me].lease;
+        let known = {
+            let state = self.seat.state();
+            state.hold.iter().chain(&state.wait).find(|lease| lease.id == id).cloned()
+        };
+        self.take(view, me, known.unwrap_or_else(|| Lease::stranger(id)));
+    }
+
+    fn note(&self, view: &View, me: usize) {
+        if let Some(place) = &mut self.seat.state().place {
+            place.changed = view.places[me].changed;
+            place.marked |= view.mark.changed > 0 && view.mark.base == 0;
+        }
+    }
+
+    /// The place has gone, but not by its lease: nothing hangs on that any more.
+    pub(crate) fn forget_place(&self) {
+        self.seat.state().place = None;
+    }
+
+    pub(crate) fn waiting(&self, view: &View, me: usize) -> Waiting {
+        let holders = view.places.iter().take(view.granted().min(me));
+        let first = holders.map(|place| place.words.ttl).filter(|ttl| *ttl > 0).min();
+        Waiting { ahead: me, look_in: first.map(Duration::from_secs), last_token: view.last_token() }
+    }
+
+    /// Permits of one line agree on their limit: whoever comes with another leaves at once.
+    pub(crate) async fn check_limit(&self, view: &View, me: usize) -> Result<(), EngineError> {
+        let Some(limit) = self.claim.mode.limit() else { return Ok(()) };
+        match view.places[..me].iter().find_map(|place| place.words.mode.limit()) {
+            Some(stored) if stored != limit => {
+                self.undo().await?;
+                Err(LimitDiffers { stored }.on(&self.claim.key))
+            }
+            _ => Ok(()),
+        }
+    }
+}
