@@ -153,7 +153,8 @@ fn link_targets(text: &str) -> Vec<&str> {
     after.filter_map(|rest| rest.split([')', '\n']).next()).collect()
 }
 
-/// Decisions are numbered without gaps, and each is in their list.
+/// Decisions are numbered, none like another, and each is in their list. Numbers may be missing: several are taken at
+/// the same time, and not all become a decision.
 fn decisions(texts: &[Text]) -> Vec<String> {
     let is_decision = |name: &&str| name.ends_with(".md") && *name != "README.md";
     let names = texts.iter().filter_map(|text| text.path.strip_prefix("docs/adr/")).filter(is_decision);
@@ -161,9 +162,14 @@ fn decisions(texts: &[Text]) -> Vec<String> {
     names.sort_unstable();
     let list = texts.iter().find(|text| text.path == "docs/adr/README.md").map_or("", |list| &list.text);
     let mut wrong = Vec::new();
-    for (number, name) in (1..).zip(names) {
-        if !name.starts_with(&format!("{number:04}-")) {
-            wrong.push(format!("docs/adr/{name}: the next number is {number:04}"));
+    let mut last = String::new();
+    for name in names {
+        let (number, _) = name.split_once('-').unwrap_or((name, ""));
+        if number.len() != 4 || number.parse::<u16>().is_err() {
+            wrong.push(format!("docs/adr/{name}: a decision's name begins with its number, in four digits"));
+        }
+        if std::mem::replace(&mut last, number.to_owned()) == number {
+            wrong.push(format!("docs/adr/{name}: another decision has this number"));
         }
         if !list.contains(&format!("({name})")) {
             wrong.push(format!("docs/adr/README.md: no link to {name}"));
