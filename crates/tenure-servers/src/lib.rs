@@ -19,6 +19,7 @@ mod ports;
 mod proxy;
 pub mod redis;
 mod wait;
+pub mod zookeeper;
 
 pub use certificates::Certificates;
 pub use child::{Child, Program};
