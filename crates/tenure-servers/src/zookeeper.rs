@@ -16,6 +16,11 @@ const JAR: &str = "/usr/share/java/zookeeper.jar";
 /// Half of the shortest session, in milliseconds.
 const TICK_MS: u64 = 500;
 
+/// What it is to say: warnings, on its standard output.
+const LOGGING: &str = "log4j.rootLogger=WARN, out\n\
+    log4j.appender.out=org.apache.log4j.ConsoleAppender\n\
+    log4j.appender.out.layout=org.apache.log4j.SimpleLayout\n";
+
 /// Servers that belong together; killed when dropped.
 #[derive(Debug)]
 pub struct ZookeeperEnsemble {
@@ -193,10 +198,7 @@ fn configure(home: &Path, port: u16, id: usize, peers: &[String]) -> io::Result<
     let data = home.join("data");
     std::fs::create_dir_all(&data)?;
     std::fs::write(data.join("myid"), id.to_string())?;
-    std::fs::write(
-        home.join("log4j.properties"),
-        "log4j.rootLogger=WARN, out\nlog4j.appender.out=org.apache.log4j.ConsoleAppender\nlog4j.appender.out.layout=org.apache.log4j.SimpleLayout\n",
-    )?;
+    std::fs::write(home.join("log4j.properties"), LOGGING)?;
     let peers = peers.join("\n");
     let settings = format!(
         "tickTime={TICK_MS}\ninitLimit=20\nsyncLimit=8\ndataDir={}\nclientPort={port}\nclientPortAddress=127.0.0.1\n\

@@ -1,18 +1,20 @@
 //! The ZooKeeper engine of `tenure`: locks by ephemeral nodes.
 //!
-//! A claim's place is an ephemeral sequential node, and its fencing token is the zxid of a write to that node: agreed upon
-//! by a quorum, and rising for ever. One session per engine carries all claims, on a thread of the engine's own; when it
-//! ends, all of its nodes go with it.
+//! A claim's place is an ephemeral sequential node, and its fencing token is the zxid of a write to that node: agreed
+//! upon by a quorum, and rising for ever. One session per engine carries all claims, on a thread of the engine's own;
+//! when it ends, all of its nodes go with it.
 //!
 //! # Invariants
 //! 1. Validity is counted from before a request that was answered, never from what the client library says about the
 //!    session.
 //! 2. What is not written to the ensemble is not needed: a waiter derives its turn from the names of the nodes.
 //!
-//! Where to look: `layout` for what is stored, `place` for what a verb does, `watching` for wakes, `session` for
-//! connections and what proves a hold, `trouble` for what each error means.
+//! Where to look: `layout` for what is stored, `place` for what a verb does, `arrival` for how it joins, `turn` for how
+//! it is granted, `watching` for wakes, `session` for connections and what proves a hold, `trouble` for what each error
+//! means.
 #![forbid(unsafe_code)]
 
+mod arrival;
 mod contender;
 mod layout;
 mod operator;
@@ -22,6 +24,7 @@ mod places;
 mod record;
 mod session;
 mod trouble;
+mod turn;
 mod watching;
 
 use std::future::Future;
@@ -54,8 +57,8 @@ const REFRESH_EVERY: Duration = Duration::from_secs(10);
 /// Clones are the same engine, with the same session.
 ///
 /// # Guarantees
-/// Stated by [`Engine::facts`]: no two holders as long as clocks run at nearly the same rate; tokens survive the loss of a
-/// minority of the servers.
+/// Stated by [`Engine::facts`]: no two holders as long as clocks run at nearly the same rate; tokens survive the loss
+/// of a minority of the servers.
 #[derive(Clone, Debug)]
 pub struct Zookeeper {
     shared: Arc<Shared>,
@@ -121,7 +124,8 @@ impl Shared {
         done.map_err(|_| Trouble::lost("the thread of the engine has ended, or has panicked"))?
     }
 
-    /// Makes the folder of a line, and those that it lies in. The ensemble removes it when it has been empty for a while.
+    /// Makes the folder of a line, and those that it lies in. The ensemble removes it when it has been empty for a
+    /// while.
     pub(crate) async fn make_folder(&self, session: &Session, folder: &str) -> Result<(), Trouble> {
         // From the folder up to the first that is there, and down again.
         let mut missing = vec![folder];

@@ -1,8 +1,9 @@
 //! One claim's place: its node, and what the verbs do with it.
 //!
 //! All verbs run on the engine's thread, and those of one claim one after another. A caller who stops waiting stops
-//! nothing: the verb goes on, and what it found is known to the next one. So there is no attempt that arrives late; what
-//! can be late is a request of it that was not answered, and a place knows that it is [uncertain](State::uncertain).
+//! nothing: the verb goes on, and what it found is known to the next one. So there is no attempt that arrives late;
+//! what can be late is a request of it that was not answered, and a place knows that it is
+//! [uncertain](State::uncertain).
 //!
 //! # Invariants
 //! 1. A node is ours only in the session that made it. A node of an earlier session is deleted, never adopted.
@@ -11,30 +12,23 @@
 //! 3. A node is gone in a living session only because we, or somebody else on purpose, have deleted it.
 //! 4. A claim that is gone for good never has a node again.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tenure_core::engine::ledger::LimitDiffers;
-use tenure_core::engine::line::{self, Verdict};
 use tenure_core::engine::{
     Attempt, EngineError, Gone, Grant, Renewal, Restamp, Stray, Trouble, Validity, Waiting, Wake, Withdrawn,
 };
 use tenure_core::lease::{Clock, Moment, SystemClock};
-use tenure_core::{Claim, FencingToken, IfBusy, Mode, TokenBlock};
+use tenure_core::{Claim, FencingToken, TokenBlock};
 use tokio::sync::{Mutex, MutexGuard};
-use zookeeper_client::{CreateMode, Error, MultiReadResult, Stat};
+use zookeeper_client::Error;
 
 use crate::Shared;
-use crate::layout::Entry;
 use crate::options::Terms;
-use crate::record::Card;
 use crate::session::Session;
 use crate::trouble;
-use crate::watching::{Ahead, Watching};
-
-/// How often a folder that vanishes under a new place is made again.
-const TRIES: usize = 8;
+use crate::turn::token;
+use crate::watching::Watching;
 
 /// In a line longer than this, a second look only asks whether the place is still there; what happens before it, its
 /// watch tells.
@@ -52,7 +46,7 @@ pub(crate) struct Place {
 pub(crate) struct State {
     pub(crate) node: Option<Node>,
     /// There may be nodes of the claim of which we do not know.
-    uncertain: bool,
+    pub(crate) uncertain: bool,
     gone: Option<Gone>,
     /// Another value stands for the claim now.
     retired: bool,
@@ -65,11 +59,11 @@ pub(crate) struct Node {
     pub(crate) folder: String,
     pub(crate) name: String,
     pub(crate) path: String,
-    born: i64,
+    pub(crate) born: i64,
     pub(crate) standing: Standing,
     /// Its deletion was sent and not answered.
     leaves: bool,
-    watching: Option<Watching>,
+    pub(crate) watching: Option<Watching>,
 }
 
 /// What a node does.
@@ -92,27 +86,19 @@ pub(crate) struct Held {
     pub(crate) slot: u32,
 }
 
-/// Whether a place may be granted.
-enum Turn {
-    Granted(Held),
-    /// The permit with this name before us has not written its slot yet.
-    NotYet(String),
-    Evicted,
-}
-
 impl Place {
     pub(crate) fn new(claim: Claim) -> Self {
         Self { claim, state: Mutex::default() }
     }
 
     /// The state, unless another value stands for the claim now.
-    async fn state(&self) -> Option<MutexGuard<'_, State>> {
+    pub(crate) async fn state(&self) -> Option<MutexGuard<'_, State>> {
         let state = self.state.lock().await;
         (!state.retired).then_some(state)
     }
 
     /// Forgets the claim when nothing is left of it.
-    fn tidy(&self, shared: &Shared, state: &mut State) {
+    pub(crate) fn tidy(&self, shared: &Shared, state: &mut State) {
         if state.node.is_none() && !state.uncertain && state.gone.is_none() {
             state.retired = true;
             shared.places.forget(self.claim.id);
@@ -127,7 +113,7 @@ impl Place {
     }
 
     /// The node has been deleted by somebody else.
-    fn evicted(&self, shared: &Shared, state: &mut State) -> Gone {
+    pub(crate) fn evicted(&self, shared: &Shared, state: &mut State) -> Gone {
         state.node = None;
         self.bury(shared, state, Gone::Evicted);
         shared.signals.tell(self.claim.id, Wake::LookAgain);
@@ -135,7 +121,7 @@ impl Place {
     }
 
     /// For how long a hold of the claim is valid from before what has proved it.
-    fn validity(&self, session: &Session) -> Duration {
+    pub(crate) fn validity(&self, session: &Session) -> Duration {
         session.validity().min(self.claim.ttl.duration())
     }
 
@@ -215,264 +201,13 @@ impl Place {
         }
     }
 
-    /// Finds the nodes of the claim: keeps the one of this session, and deletes those of earlier ones.
-    async fn recover(
-        &self,
-        shared: &Shared,
-        state: &mut State,
-        session: &Arc<Session>,
-    ) -> Result<(), Trouble> {
-        let folder = shared.layout.folder(&self.claim.key)?;
-        let failed = |error: Error| trouble::of(&error).with_unknown_effect();
-        let (synced, listed) = (session.client.sync(&folder), session.client.list_children(&folder));
-        session.answer(synced).await.map_err(failed)?;
-        let children = match session.answer(listed).await {
-            Ok(children) => children,
-            Err(Error::NoNode) => Vec::new(),
-            Err(error) => return Err(failed(error)),
-        };
-        let mut line: Vec<_> = children.iter().filter_map(|child| shared.layout.entry(child)).collect();
-        let known = state.node.as_ref().map(|node| node.name.clone());
-        line.retain(|entry| entry.claim == self.claim.id && known.as_ref() != Some(&entry.name));
-        for entry in line {
-            let path = format!("{folder}/{}", entry.name);
-            let Some(stat) = session.answer(session.client.check_stat(&path)).await.map_err(failed)? else {
-                continue;
-            };
-            if stat.ephemeral_owner == session.client.session_id().0 && state.node.is_none() {
-                state.node = Some(Node::new(session, &folder, entry.name, stat.czxid));
-                continue;
-            }
-            match session.answer(session.client.delete(&path, None)).await {
-                Ok(()) | Err(Error::NoNode) => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        state.uncertain = false;
-        Ok(())
-    }
-
-    /// Makes the node, and looks at the line in the same round trip.
-    async fn join(
-        self: &Arc<Self>,
-        shared: &Arc<Shared>,
-        state: &mut State,
-        session: &Arc<Session>,
-    ) -> Result<Attempt, EngineError> {
-        let folder = shared.layout.folder(&self.claim.key)?;
-        let path = format!("{folder}/{}", shared.layout.prefix(self.claim.id, self.claim.mode)?);
-        let data = self.card(session).write();
-        let options = session.making(CreateMode::EphemeralSequential);
-        for _ in 0..TRIES {
-            state.uncertain = true;
-            let created = session.client.create(&path, &data, &options);
-            let listed = session.client.get_children(&folder);
-            match session.answer(created).await {
-                Ok((stat, sequence)) => {
-                    let name = format!("{}{sequence}", &path[folder.len() + 1..]);
-                    state.node = Some(Node::new(session, &folder, name, stat.czxid));
-                    state.uncertain = false;
-                    let looked = session.answer(listed).await;
-                    let (children, parent) =
-                        looked.map_err(|error| trouble::of(&error).with_unknown_effect())?;
-                    // Nothing has come or gone since: whoever was before us left before our token was made.
-                    let is_newest = parent.pzxid == stat.czxid;
-                    return self.judge(shared, state, &children, is_newest).await;
-                }
-                Err(Error::NoNode) => {
-                    state.uncertain = false;
-                    shared.make_folder(session, &folder).await?;
-                }
-                Err(error) => {
-                    let trouble = trouble::of(&error);
-                    state.uncertain = trouble.effect == tenure_core::engine::Effect::Unknown;
-                    return Err(trouble.into());
-                }
-            }
-        }
-        state.uncertain = false;
-        Err(Trouble::away(format!("the folder {folder} is removed again and again")).into())
-    }
-
-    /// What a list of the folder's children means for the place.
-    async fn judge(
-        self: &Arc<Self>,
-        shared: &Arc<Shared>,
-        state: &mut State,
-        children: &[String],
-        is_newest: bool,
-    ) -> Result<Attempt, EngineError> {
-        let Some(node) = &state.node else { return Ok(Attempt::Gone(Gone::Absent)) };
-        let line = match shared.layout.line(&node.folder, children) {
-            Ok(line) => line,
-            Err(foreign) => {
-                leave(state).await?;
-                return Err(foreign.into());
-            }
-        };
-        let Some(me) = line.iter().position(|entry| entry.name == node.name) else {
-            return Ok(Attempt::Gone(self.evicted(shared, state)));
-        };
-        let ahead = &line[..me];
-        let agreed = ahead.iter().find_map(|entry| entry.mode.limit());
-        if let (Some(limit), Some(stored)) = (self.claim.mode.limit(), agreed)
-            && stored != limit
-        {
-            leave(state).await?;
-            return Err(LimitDiffers { stored }.on(&self.claim.key));
-        }
-        let modes: Vec<_> = line[..=me].iter().map(|entry| entry.mode).collect();
-        if line::verdict(&modes, me) == Verdict::Granted {
-            match self.take_turn(state, ahead, is_newest).await? {
-                Turn::Evicted => return Ok(Attempt::Gone(self.evicted(shared, state))),
-                Turn::NotYet(_) => {}
-                Turn::Granted(held) => {
-                    // The borrow of the node has ended with the turn.
-                    let validity = state.node.as_ref().map(|node| self.validity(&node.session));
-                    state.node.iter_mut().for_each(|node| node.hold(held));
-                    return Ok(Attempt::Granted(self.grant(held, validity.unwrap_or_default())));
-                }
-            }
-        }
-        if self.claim.if_busy == IfBusy::Leave {
-            leave(state).await?;
-            return Ok(Attempt::Busy(waiting(me)));
-        }
-        self.wait(shared, state, ahead, &modes);
-        Ok(Attempt::Waiting(waiting(me)))
-    }
-
-    /// Waits behind others, from now on woken by what happens to them.
-    fn wait(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State, ahead: &[Entry], modes: &[Mode]) {
-        let Some(node) = &mut state.node else { return };
-        node.standing = Standing::Waits(ahead.len());
-        if node.watching.as_ref().is_none_or(Watching::has_ended) {
-            let holders = line::granted(modes.iter().copied());
-            let ahead = ahead.iter().enumerate();
-            let ahead = ahead.map(|(at, entry)| Ahead::new(entry.clone(), at < holders)).collect();
-            node.watching = Some(Watching::for_the_turn(shared, self, node, ahead));
-        }
-    }
-
-    /// A token, when all who are before us fit with us.
-    async fn take_turn(
-        &self,
-        state: &mut State,
-        ahead: &[Entry],
-        is_newest: bool,
-    ) -> Result<Turn, EngineError> {
-        let Some(node) = &state.node else { return Ok(Turn::Evicted) };
-        let session = &node.session;
-        let (slot, zxid) = match self.claim.mode {
-            Mode::Exclusive | Mode::Shared if is_newest => (0, Some(node.born)),
-            Mode::Exclusive | Mode::Shared => (0, self.stamp(node, 0).await?),
-            Mode::Permit { limit } => match free_slot(session, &node.folder, ahead, limit).await? {
-                Err(name) => return Ok(Turn::NotYet(name)),
-                Ok(slot) => (slot, self.stamp(node, slot).await?),
-            },
-        };
-        let Some(zxid) = zxid else { return Ok(Turn::Evicted) };
-        let token = match token(zxid) {
-            Ok(token) if self.claim.floor.is_none_or(|floor| token > floor) => token,
-            Ok(token) => {
-                leave(state).await?;
-                let floor = self.claim.floor.map_or(0, FencingToken::get);
-                return Err(Trouble::unsupported(format!(
-                    "the ensemble is at {}, and the token {floor} was given out before: it was restored from an old \
-                     copy; use another key or chroot, or reset what checks the tokens",
-                    token.get()
-                ))
-                .into());
-            }
-            Err(trouble) => {
-                leave(state).await?;
-                return Err(trouble.into());
-            }
-        };
-        Ok(Turn::Granted(Held { token, slot }))
-    }
-
-    /// Writes to the own node that it holds; the zxid of that, or none when the node is not there.
-    async fn stamp(&self, node: &Node, slot: u32) -> Result<Option<i64>, Trouble> {
-        let data = self.card(&node.session).holding(slot).write();
-        match node.session.answer(node.session.client.set_data(&node.path, &data, None)).await {
-            Ok(Stat { mzxid, .. }) => Ok(Some(mzxid)),
-            Err(Error::NoNode) => Ok(None),
-            Err(error) => Err(trouble::of(&error).with_unknown_effect()),
-        }
-    }
-
-    fn card(&self, session: &Session) -> Card {
-        let timeout = u64::try_from(session.timeout.as_millis()).unwrap_or(u64::MAX);
-        Card::new(&self.claim.identity, timeout)
-    }
-
-    fn grant(&self, held: Held, validity: Duration) -> Grant {
+    pub(crate) fn grant(&self, held: Held, validity: Duration) -> Grant {
         Grant {
             claim: self.claim.id,
             tokens: TokenBlock::single(held.token),
             slot: held.slot,
             validity: Validity::Lease(validity),
         }
-    }
-
-    /// The grant of a place that has it already, proven anew.
-    async fn hold_again(
-        &self,
-        shared: &Shared,
-        state: &mut State,
-        held: Held,
-    ) -> Result<Attempt, EngineError> {
-        let Some(node) = &mut state.node else { return Ok(Attempt::Gone(Gone::Absent)) };
-        let validity = self.validity(&node.session);
-        match node.session.prove(&node.path).await {
-            Ok(()) => {
-                node.hold(held);
-                Ok(Attempt::Granted(self.grant(held, validity)))
-            }
-            Err(Error::NoNode) => Ok(Attempt::Gone(self.evicted(shared, state))),
-            Err(error) => Err(trouble::of(&error).into()),
-        }
-    }
-
-    /// The turn has come, as those who watch for it say. True when the place was offered it; else the name of a permit
-    /// for whose slot it must wait, if there is one.
-    pub(crate) async fn offer(
-        &self,
-        shared: &Shared,
-        path: &str,
-        ahead: &[Entry],
-    ) -> Result<Result<(), Option<String>>, EngineError> {
-        let Some(mut state) = self.state().await else { return Ok(Err(None)) };
-        let sent = SystemClock.now();
-        match &state.node {
-            Some(node) if node.path == path && matches!(node.standing, Standing::Waits(_)) => {}
-            _ => return Ok(Err(None)),
-        }
-        match self.take_turn(&mut state, ahead, false).await? {
-            Turn::NotYet(name) => return Ok(Err(Some(name))),
-            Turn::Evicted => {
-                self.evicted(shared, &mut state);
-                return Ok(Err(None));
-            }
-            Turn::Granted(held) => {
-                state.node.iter_mut().for_each(|node| node.standing = Standing::Offered(held, sent));
-            }
-        }
-        shared.signals.tell(self.claim.id, Wake::LookAgain);
-        Ok(Ok(()))
-    }
-
-    /// Gives up the turn when nobody has asked for it.
-    pub(crate) async fn lapse(&self, shared: &Shared, path: &str) -> Result<(), Trouble> {
-        let Some(mut state) = self.state().await else { return Ok(()) };
-        let offered = |node: &Node| node.path == path && matches!(node.standing, Standing::Offered(..));
-        if state.node.as_ref().is_some_and(offered) {
-            leave(&mut state).await?;
-            shared.signals.tell(self.claim.id, Wake::LookAgain);
-            self.tidy(shared, &mut state);
-        }
-        Ok(())
     }
 
     /// The own node was seen to go.
@@ -610,7 +345,7 @@ impl State {
 }
 
 impl Node {
-    fn new(session: &Arc<Session>, folder: &str, name: String, born: i64) -> Self {
+    pub(crate) fn new(session: &Arc<Session>, folder: &str, name: String, born: i64) -> Self {
         Self {
             session: Arc::clone(session),
             folder: folder.to_owned(),
@@ -624,7 +359,7 @@ impl Node {
     }
 
     /// It holds, and needs nobody who watches for its turn.
-    fn hold(&mut self, held: Held) {
+    pub(crate) fn hold(&mut self, held: Held) {
         if !matches!(self.standing, Standing::Holds(_)) {
             self.watching = None;
         }
@@ -633,7 +368,7 @@ impl Node {
 }
 
 /// Deletes the node; whether it was there.
-async fn leave(state: &mut State) -> Result<bool, Trouble> {
+pub(crate) async fn leave(state: &mut State) -> Result<bool, Trouble> {
     let Some(node) = &mut state.node else { return Ok(false) };
     let deleted = node.session.answer(node.session.client.delete(&node.path, None)).await;
     match deleted {
@@ -652,43 +387,7 @@ async fn leave(state: &mut State) -> Result<bool, Trouble> {
     Ok(true)
 }
 
-/// The lowest slot that no permit before us has, or the name of one that has not written its own yet.
-async fn free_slot(
-    session: &Session,
-    folder: &str,
-    ahead: &[Entry],
-    limit: NonZeroU32,
-) -> Result<Result<u32, String>, Trouble> {
-    let failed = |error: Error| trouble::of(&error).with_unknown_effect();
-    let mut taken = Vec::with_capacity(ahead.len());
-    if !ahead.is_empty() {
-        let mut reader = session.client.new_multi_reader();
-        for entry in ahead {
-            reader.add_get_data(&format!("{folder}/{}", entry.name)).map_err(failed)?;
-        }
-        let answers = session.answer(reader.commit()).await.map_err(failed)?;
-        for (entry, answer) in ahead.iter().zip(answers) {
-            // One that cannot be read has just left.
-            let MultiReadResult::Data { data, .. } = answer else { continue };
-            match Card::read(&data).and_then(|card| card.holds) {
-                Some(slot) => taken.push(slot),
-                None => return Ok(Err(entry.name.clone())),
-            }
-        }
-    }
-    // There are fewer before us than the limit, or it would not be our turn.
-    Ok(Ok((0..limit.get()).find(|slot| !taken.contains(slot)).unwrap_or(0)))
-}
-
-/// A zxid as a token. Its upper half counts elections: of 2^21 it has never been heard.
-fn token(zxid: i64) -> Result<FencingToken, Trouble> {
-    let token = u64::try_from(zxid).ok().and_then(FencingToken::new);
-    token.ok_or_else(|| {
-        Trouble::unsupported(format!("the ensemble is at zxid {zxid}, which is no token any more"))
-    })
-}
-
 /// What is told to those who wait. Grants come only as answers, so no token needs to be compared with them.
-fn waiting(ahead: usize) -> Waiting {
+pub(crate) fn waiting(ahead: usize) -> Waiting {
     Waiting { ahead, look_in: None, last_token: 0 }
 }

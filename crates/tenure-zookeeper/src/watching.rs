@@ -1,10 +1,10 @@
 //! Waiting for the turn, and for the end of the own node: a task for each place that waits or is listened to.
 //!
 //! A place that waits watches one node before it and its own. Of the node before it, it wants to know two things. That
-//! it *holds*: then nobody who does not fit with it is left before it, and when an exclusive one of these goes, the turn
-//! has come without another look at the line. A place that is granted after a wait writes so to its node, and so the one
-//! behind it learns it in time. And that it *goes*: that is told by a watch of its children, of which it never has any,
-//! because that watch is not disturbed by writes to the node.
+//! it *holds*: then nobody who does not fit with it is left before it, and when an exclusive one of these goes, the
+//! turn has come without another look at the line. A place that is granted after a wait writes so to its node, and so
+//! the one behind it learns it in time. And that it *goes*: that is told by a watch of its children, of which it never
+//! has any, because that watch is not disturbed by writes to the node.
 //!
 //! A release so wakes one waiter, which makes one write, however long the line is. Only when a place goes that did not
 //! hold, or that shared with others, is the line read again, by the one who watched it. The first in line for a permit

@@ -13,6 +13,8 @@ const SCHEMES: &[&str] = &[
     "redis://, rediss://, redis+unix://",
     #[cfg(feature = "mysql")]
     "mysql://, mariadb://",
+    #[cfg(feature = "zookeeper")]
+    "zookeeper://",
     "memory:",
 ];
 
@@ -61,6 +63,12 @@ pub async fn connect_with(url: &str, options: Options) -> Result<Tenure, Error> 
             let mysql = tenure_mysql::MySql::open(&mysql).await.map_err(|error| unopened("mysql", error))?;
             Ok(Tenure::with_options(mysql, options))
         }
+        #[cfg(feature = "zookeeper")]
+        Some("zookeeper" | "zookeepers") => {
+            let ensemble = tenure_zookeeper::ZookeeperOptions::from_url(url).map_err(unreadable)?;
+            let zookeeper = tenure_zookeeper::Zookeeper::open(&ensemble).await;
+            Ok(Tenure::with_options(zookeeper.map_err(|error| unopened("zookeeper", error))?, options))
+        }
         Some("memory") if url == "memory:" => Ok(Tenure::with_options(Memory::new(), options)),
         Some("memory") => Err(Error::invalid_url(format!("{url:?} has more than a scheme: write memory:"))),
         Some(scheme) => Err(Error::invalid_url(format!(
@@ -73,12 +81,14 @@ pub async fn connect_with(url: &str, options: Options) -> Result<Tenure, Error> 
 
 /// The URL's scheme is ours, the rest makes no sense.
 #[cfg(any(feature = "etcd", feature = "local", feature = "mysql", feature = "redis"))]
+#[cfg(any(feature = "local", feature = "mysql", feature = "redis", feature = "zookeeper"))]
 fn unreadable(error: impl std::fmt::Display) -> Error {
     Error::invalid_url(error.to_string())
 }
 
 /// The engine cannot be used.
 #[cfg(any(feature = "etcd", feature = "local", feature = "mysql", feature = "redis"))]
+#[cfg(any(feature = "local", feature = "mysql", feature = "redis", feature = "zookeeper"))]
 fn unopened(engine: &'static str, error: tenure_core::engine::EngineError) -> Error {
     Error::of_engine(engine, "open", None, error)
 }

@@ -15,6 +15,7 @@
 //! | `redis://host`, `rediss://host` | a Redis primary; with the feature `redis` |
 //! | `mysql://host/database`, `mariadb://host/database` | MariaDB or MySQL tables; with the feature `mysql` |
 //! | `etcd://host,host`, `etcds://host` | an etcd cluster; with the feature `etcd` |
+//! | `zookeeper://host1,host2,host3/chroot` | a ZooKeeper ensemble; with the feature `zookeeper` |
 //! | `memory:` | this process; for tests and examples |
 
 #![forbid(unsafe_code)]

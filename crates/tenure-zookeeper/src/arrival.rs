@@ -1,0 +1,160 @@
+//! How a claim gets into the line, and what the line means for it.
+
+use std::sync::Arc;
+
+use tenure_core::engine::ledger::LimitDiffers;
+use tenure_core::engine::line::{self, Verdict};
+use tenure_core::engine::{Attempt, Effect, EngineError, Gone, Trouble};
+use tenure_core::{IfBusy, Mode};
+use zookeeper_client::{CreateMode, Error};
+
+use crate::layout::Entry;
+use crate::place::{Node, Place, Standing, State, leave, waiting};
+use crate::session::Session;
+use crate::turn::Turn;
+use crate::watching::{Ahead, Watching};
+use crate::{Shared, trouble};
+
+/// How often a folder that vanishes under a new place is made again.
+const TRIES: usize = 8;
+
+impl Place {
+    /// Finds the nodes of the claim: keeps the one of this session, and deletes those of earlier ones.
+    pub(crate) async fn recover(
+        &self,
+        shared: &Shared,
+        state: &mut State,
+        session: &Arc<Session>,
+    ) -> Result<(), Trouble> {
+        let folder = shared.layout.folder(&self.claim.key)?;
+        let failed = |error: Error| trouble::of(&error).with_unknown_effect();
+        let (synced, listed) = (session.client.sync(&folder), session.client.list_children(&folder));
+        session.answer(synced).await.map_err(failed)?;
+        let children = match session.answer(listed).await {
+            Ok(children) => children,
+            Err(Error::NoNode) => Vec::new(),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut line: Vec<_> = children.iter().filter_map(|child| shared.layout.entry(child)).collect();
+        let known = state.node.as_ref().map(|node| node.name.clone());
+        line.retain(|entry| entry.claim == self.claim.id && known.as_ref() != Some(&entry.name));
+        for entry in line {
+            let path = format!("{folder}/{}", entry.name);
+            let Some(stat) = session.answer(session.client.check_stat(&path)).await.map_err(failed)? else {
+                continue;
+            };
+            if stat.ephemeral_owner == session.client.session_id().0 && state.node.is_none() {
+                state.node = Some(Node::new(session, &folder, entry.name, stat.czxid));
+                continue;
+            }
+            match session.answer(session.client.delete(&path, None)).await {
+                Ok(()) | Err(Error::NoNode) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        state.uncertain = false;
+        Ok(())
+    }
+
+    /// Makes the node, and looks at the line in the same round trip.
+    pub(crate) async fn join(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        state: &mut State,
+        session: &Arc<Session>,
+    ) -> Result<Attempt, EngineError> {
+        let folder = shared.layout.folder(&self.claim.key)?;
+        let path = format!("{folder}/{}", shared.layout.prefix(self.claim.id, self.claim.mode)?);
+        let data = self.card(session).write();
+        let options = session.making(CreateMode::EphemeralSequential);
+        for _ in 0..TRIES {
+            state.uncertain = true;
+            let created = session.client.create(&path, &data, &options);
+            let listed = session.client.get_children(&folder);
+            match session.answer(created).await {
+                Ok((stat, sequence)) => {
+                    let name = format!("{}{sequence}", &path[folder.len() + 1..]);
+                    state.node = Some(Node::new(session, &folder, name, stat.czxid));
+                    state.uncertain = false;
+                    let looked = session.answer(listed).await;
+                    let (children, parent) =
+                        looked.map_err(|error| trouble::of(&error).with_unknown_effect())?;
+                    // Nothing has come or gone since: whoever was before us left before our token was made.
+                    let is_newest = parent.pzxid == stat.czxid;
+                    return self.judge(shared, state, &children, is_newest).await;
+                }
+                Err(Error::NoNode) => {
+                    state.uncertain = false;
+                    shared.make_folder(session, &folder).await?;
+                }
+                Err(error) => {
+                    let trouble = trouble::of(&error);
+                    state.uncertain = trouble.effect == Effect::Unknown;
+                    return Err(trouble.into());
+                }
+            }
+        }
+        state.uncertain = false;
+        Err(Trouble::away(format!("the folder {folder} is removed again and again")).into())
+    }
+
+    /// What a list of the folder's children means for the place.
+    pub(crate) async fn judge(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        state: &mut State,
+        children: &[String],
+        is_newest: bool,
+    ) -> Result<Attempt, EngineError> {
+        let Some(node) = &state.node else { return Ok(Attempt::Gone(Gone::Absent)) };
+        let line = match shared.layout.line(&node.folder, children) {
+            Ok(line) => line,
+            Err(foreign) => {
+                leave(state).await?;
+                return Err(foreign.into());
+            }
+        };
+        let Some(me) = line.iter().position(|entry| entry.name == node.name) else {
+            return Ok(Attempt::Gone(self.evicted(shared, state)));
+        };
+        let ahead = &line[..me];
+        let agreed = ahead.iter().find_map(|entry| entry.mode.limit());
+        if let (Some(limit), Some(stored)) = (self.claim.mode.limit(), agreed)
+            && stored != limit
+        {
+            leave(state).await?;
+            return Err(LimitDiffers { stored }.on(&self.claim.key));
+        }
+        let modes: Vec<_> = line[..=me].iter().map(|entry| entry.mode).collect();
+        if line::verdict(&modes, me) == Verdict::Granted {
+            match self.take_turn(state, ahead, is_newest).await? {
+                Turn::Evicted => return Ok(Attempt::Gone(self.evicted(shared, state))),
+                Turn::NotYet(_) => {}
+                Turn::Granted(held) => {
+                    // The borrow of the node has ended with the turn.
+                    let validity = state.node.as_ref().map(|node| self.validity(&node.session));
+                    state.node.iter_mut().for_each(|node| node.hold(held));
+                    return Ok(Attempt::Granted(self.grant(held, validity.unwrap_or_default())));
+                }
+            }
+        }
+        if self.claim.if_busy == IfBusy::Leave {
+            leave(state).await?;
+            return Ok(Attempt::Busy(waiting(me)));
+        }
+        self.wait(shared, state, ahead, &modes);
+        Ok(Attempt::Waiting(waiting(me)))
+    }
+
+    /// Waits behind others, from now on woken by what happens to them.
+    fn wait(self: &Arc<Self>, shared: &Arc<Shared>, state: &mut State, ahead: &[Entry], modes: &[Mode]) {
+        let Some(node) = &mut state.node else { return };
+        node.standing = Standing::Waits(ahead.len());
+        if node.watching.as_ref().is_none_or(Watching::has_ended) {
+            let holders = line::granted(modes.iter().copied());
+            let ahead = ahead.iter().enumerate();
+            let ahead = ahead.map(|(at, entry)| Ahead::new(entry.clone(), at < holders)).collect();
+            node.watching = Some(Watching::for_the_turn(shared, self, node, ahead));
+        }
+    }
+}
