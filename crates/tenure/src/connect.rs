@@ -80,15 +80,13 @@ pub async fn connect_with(url: &str, options: Options) -> Result<Tenure, Error> 
 }
 
 /// The URL's scheme is ours, the rest makes no sense.
-#[cfg(any(feature = "etcd", feature = "local", feature = "mysql", feature = "redis"))]
-#[cfg(any(feature = "local", feature = "mysql", feature = "redis", feature = "zookeeper"))]
+#[cfg(any(feature = "etcd", feature = "local", feature = "mysql", feature = "redis", feature = "zookeeper"))]
 fn unreadable(error: impl std::fmt::Display) -> Error {
     Error::invalid_url(error.to_string())
 }
 
 /// The engine cannot be used.
-#[cfg(any(feature = "etcd", feature = "local", feature = "mysql", feature = "redis"))]
-#[cfg(any(feature = "local", feature = "mysql", feature = "redis", feature = "zookeeper"))]
+#[cfg(any(feature = "etcd", feature = "local", feature = "mysql", feature = "redis", feature = "zookeeper"))]
 fn unopened(engine: &'static str, error: tenure_core::engine::EngineError) -> Error {
     Error::of_engine(engine, "open", None, error)
 }
