@@ -16,6 +16,7 @@ mod error;
 pub mod etcd;
 pub mod mariadb;
 mod ports;
+pub mod postgres;
 mod proxy;
 pub mod redis;
 mod wait;

@@ -425,6 +425,28 @@ impl Proxy {
         }
     }
 
+    /// One message of PostgreSQL. All of a client's request in the extended protocol, from its first message to its last,
+    /// is one frame.
+    #[must_use]
+    pub fn postgres(bytes: &[u8]) -> Option<usize> {
+        let message = |bytes: &[u8]| {
+            // The first message of a client has no type; its length is never so long.
+            let typed = usize::from(*bytes.first()? != 0);
+            let length = u32::from_be_bytes(*bytes.get(typed..)?.first_chunk()?);
+            let whole = usize::try_from(length).ok()?.checked_add(typed)?;
+            (bytes.len() >= whole).then_some(whole)
+        };
+        let mut end = message(bytes)?;
+        if bytes[0] == b'P' {
+            // From the text of the statement to the message that asks for its answer.
+            while bytes.get(end) != Some(&b'S') {
+                end += message(bytes.get(end..)?)?;
+            }
+            end += message(&bytes[end..])?;
+        }
+        Some(end)
+    }
+
     /// Four bytes of length, most significant first, then so many bytes: ZooKeeper.
     #[must_use]
     pub fn length_first(bytes: &[u8]) -> Option<usize> {

@@ -2,12 +2,12 @@
 //!
 //! | verb | answers |
 //! |---|---|
-//! | attempt | `granted <token> <spare> <slot>`, `waiting <ahead> <look in, us, or none> <last token>`, `busy …` likewise, `gone <why>`, `limit <stored>` |
+//! | attempt | `granted <token> <spare> <slot>`, `waiting <ahead> <look in> <token>`, `busy …`, `gone …`, `limit <n>` |
 //! | renew | `renewed`, `gone <why>` |
 //! | restamp | `fresh <token> <spare>`, `gone <why>` |
 //! | withdraw, evict | `held`, `waited`, `absent` |
 //!
-//! Every function gives none for a line that makes no sense.
+//! `<look in>` is in microseconds, or `none`. Every function gives none for a line that makes no sense.
 
 use std::num::NonZeroU32;
 use std::time::Duration;

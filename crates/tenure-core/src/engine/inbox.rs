@@ -1,6 +1,8 @@
 //! Who in this process waits for what, and what came for claims that nobody had time to listen for.
 //!
-//! For engines whose server pushes a wake or a grant to the connection on which a claim waits. Listening costs a little, so only claims that were told to wait listen. A grant may overtake that: it comes on the
+//! For engines whose server pushes a wake or a grant to the connection on which a claim waits.
+//!
+//! Listening costs a little, so only claims that were told to wait listen. A grant may overtake that: it comes on the
 //! same connection right behind the answer. What comes for a claim without a listener is therefore kept for a while.
 
 use std::collections::{HashMap, VecDeque};

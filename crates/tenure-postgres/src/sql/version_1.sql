@@ -1,0 +1,423 @@
+-- The tables and functions of tenure, version 1. See docs/engines/postgres.md.
+-- Each verb is one function: it locks the key's row, then reads the clock, acts, and tells whom it enables.
+
+CREATE TABLE tenure_schema (
+  one boolean PRIMARY KEY DEFAULT true CHECK (one),
+  version integer NOT NULL,
+  -- The highest token of all keys that were swept away: a key that comes back begins above it.
+  forgotten bigint NOT NULL DEFAULT 0
+);
+
+CREATE TABLE tenure_keys (
+  key text COLLATE "C" PRIMARY KEY,
+  last_token bigint NOT NULL DEFAULT 0,
+  -- Never later than the first deadline of the key, in microseconds since 1970.
+  next_us bigint NOT NULL DEFAULT 9223372036854775807,
+  tombstones boolean NOT NULL DEFAULT false
+) WITH (fillfactor = 60);
+
+CREATE TABLE tenure_places (
+  key text COLLATE "C" NOT NULL,
+  -- The order of arrival.
+  seq bigint NOT NULL,
+  claim text COLLATE "C" NOT NULL,
+  mode text COLLATE "C" NOT NULL CHECK (mode IN ('x', 's', 'p')),
+  lim bigint NOT NULL,
+  term_us bigint NOT NULL,
+  spare bigint NOT NULL,
+  floor bigint NOT NULL,
+  state text COLLATE "C" NOT NULL CHECK (state IN ('waits', 'offered', 'holds')),
+  ends_us bigint NOT NULL,
+  token bigint NOT NULL,
+  spare_granted bigint NOT NULL,
+  slot bigint NOT NULL,
+  since_us bigint NOT NULL,
+  channel text NOT NULL,
+  identity text NOT NULL,
+  PRIMARY KEY (key, claim),
+  UNIQUE (key, seq)
+) WITH (fillfactor = 60);
+
+CREATE TABLE tenure_tombstones (
+  key text COLLATE "C" NOT NULL,
+  claim text COLLATE "C" NOT NULL,
+  evicted boolean NOT NULL,
+  ends_us bigint NOT NULL,
+  PRIMARY KEY (key, claim)
+);
+
+CREATE FUNCTION tenure_now() RETURNS bigint LANGUAGE sql VOLATILE AS
+$$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
+
+-- Locks the key, reads the clock, drops what is dead. `known` is false when there is no such key and none is made:
+-- then nothing is locked, and nothing can be in its line.
+CREATE FUNCTION tenure_enter(k text, wait_ms integer, make boolean,
+  OUT known boolean, OUT last bigint, OUT graves boolean, OUT now_us bigint, OUT buried boolean)
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  next bigint;
+BEGIN
+  IF current_setting('transaction_isolation') <> 'read committed' THEN
+    RAISE EXCEPTION USING ERRCODE = 'TN001', MESSAGE = 'verbs run at read committed only';
+  END IF;
+  -- What is answered is on the disk, and on the standbys that the server waits for, whatever the role's defaults say.
+  IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
+    PERFORM set_config('synchronous_commit', 'on', true);
+  END IF;
+  PERFORM set_config('lock_timeout', wait_ms || 'ms', true);
+  buried := false;
+  FOR tries IN 1..100 LOOP
+    SELECT t.last_token, t.tombstones, t.next_us INTO last, graves, next
+      FROM tenure_keys t WHERE t.key = k FOR UPDATE;
+    known := FOUND;
+    EXIT WHEN known OR NOT make;
+    INSERT INTO tenure_keys (key) VALUES (k) ON CONFLICT DO NOTHING;
+  END LOOP;
+  now_us := tenure_now();
+  IF NOT known THEN
+    RETURN;
+  END IF;
+  IF last = 0 THEN
+    SELECT s.forgotten INTO STRICT last FROM tenure_schema s;
+  END IF;
+  IF now_us >= next THEN
+    -- A place that a transaction of its holder has pinned stays until that transaction has ended.
+    WITH dead AS (
+      SELECT p.claim FROM tenure_places p WHERE p.key = k AND p.ends_us <= now_us FOR UPDATE SKIP LOCKED
+    )
+    DELETE FROM tenure_places p USING dead WHERE p.key = k AND p.claim = dead.claim;
+    buried := FOUND;
+    IF graves THEN
+      DELETE FROM tenure_tombstones t WHERE t.key = k AND t.ends_us <= now_us;
+    END IF;
+    SELECT min(t.ends_us), count(*) > 0 INTO next, graves FROM tenure_tombstones t WHERE t.key = k;
+    SELECT least(next, min(p.ends_us)) INTO next FROM tenure_places p WHERE p.key = k;
+    UPDATE tenure_keys t SET next_us = coalesce(next, 9223372036854775807), tombstones = graves WHERE t.key = k;
+  END IF;
+END $$;
+
+-- The next tokens by the hybrid rule: above the last and the floor, not below the clock, below 2^53. None at the end of
+-- the range.
+CREATE FUNCTION tenure_tokens(last bigint, floor bigint, want bigint, now_us bigint, OUT first bigint, OUT spare bigint)
+LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+  first := greatest(greatest(last, floor) + 1, least(now_us, 9007199254740991));
+  IF first > 9007199254740991 THEN
+    first := NULL;
+  ELSE
+    spare := least(want, greatest(0, least(now_us + 100000, 9007199254740991) - first));
+  END IF;
+END $$;
+
+-- The lowest permit that no granted place has.
+CREATE FUNCTION tenure_free_slot(k text) RETURNS bigint
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  free bigint := 0;
+  taken bigint;
+BEGIN
+  FOR taken IN SELECT p.slot FROM tenure_places p WHERE p.key = k AND p.state <> 'waits' ORDER BY p.slot LOOP
+    EXIT WHEN taken > free;
+    free := taken + 1;
+  END LOOP;
+  RETURN free;
+END $$;
+
+-- Offers the key to everybody whom the rule grants and who has no token. All but `mine` are told.
+CREATE FUNCTION tenure_promote(k text, now_us bigint, mine text) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  w tenure_places;
+  after bigint := -1;
+  head text;
+  last bigint;
+  first bigint;
+  spare bigint;
+  slot bigint;
+  ends bigint := now_us + 3000000;
+BEGIN
+  LOOP
+    SELECT p.* INTO w FROM tenure_places p
+      WHERE p.key = k AND p.seq > after AND p.state = 'waits' ORDER BY p.seq LIMIT 1;
+    EXIT WHEN NOT FOUND;
+    -- All before it are granted, so they are of one mode.
+    SELECT p.mode INTO head FROM tenure_places p WHERE p.key = k AND p.seq < w.seq ORDER BY p.seq LIMIT 1;
+    IF FOUND THEN
+      EXIT WHEN w.mode = 'x' OR w.mode <> head;
+      EXIT WHEN w.mode = 'p'
+        AND (SELECT count(*) FROM tenure_places p WHERE p.key = k AND p.seq < w.seq) >= w.lim;
+    END IF;
+    SELECT t.last_token INTO last FROM tenure_keys t WHERE t.key = k;
+    SELECT t.first, t.spare INTO first, spare FROM tenure_tokens(last, w.floor, w.spare, now_us) t;
+    EXIT WHEN first IS NULL;
+    slot := CASE WHEN w.mode = 'p' THEN tenure_free_slot(k) ELSE 0 END;
+    UPDATE tenure_places p SET state = 'offered', ends_us = ends, token = first, spare_granted = tenure_promote.spare,
+      slot = tenure_promote.slot, since_us = now_us WHERE p.key = k AND p.claim = w.claim;
+    UPDATE tenure_keys t SET last_token = first + tenure_promote.spare, next_us = least(t.next_us, ends)
+      WHERE t.key = k;
+    IF w.claim IS DISTINCT FROM mine AND w.channel <> '' THEN
+      PERFORM pg_notify(w.channel, concat_ws(' ', w.claim, first, spare, slot));
+    END IF;
+    after := w.seq;
+  END LOOP;
+END $$;
+
+CREATE FUNCTION tenure_keep(k text, ends bigint) RETURNS void
+LANGUAGE sql SET search_path FROM CURRENT AS
+$$ UPDATE tenure_keys SET next_us = ends WHERE key = k AND next_us > ends $$;
+
+CREATE FUNCTION tenure_gone(k text, me text) RETURNS text
+LANGUAGE sql SET search_path FROM CURRENT AS $$
+  SELECT me || ' gone ' || coalesce(
+    (SELECT CASE WHEN t.evicted THEN 'evicted' ELSE 'withdrawn' END
+       FROM tenure_tombstones t WHERE t.key = k AND t.claim = me), 'absent')
+$$;
+
+CREATE FUNCTION tenure_entomb(k text, me text, operator boolean, ends bigint) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  INSERT INTO tenure_tombstones AS t (key, claim, evicted, ends_us) VALUES (k, me, operator, ends)
+    ON CONFLICT (key, claim) DO UPDATE SET ends_us = greatest(t.ends_us, excluded.ends_us);
+  UPDATE tenure_keys t SET tombstones = true, next_us = least(t.next_us, ends) WHERE t.key = k;
+END $$;
+
+-- Takes a claim out of the line. One that a transaction of its holder has pinned ends now, and leaves with the
+-- transaction.
+CREATE FUNCTION tenure_remove(k text, me text, now_us bigint) RETURNS text
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  was text;
+BEGIN
+  SELECT p.state INTO was FROM tenure_places p WHERE p.key = k AND p.claim = me FOR UPDATE SKIP LOCKED;
+  IF FOUND THEN
+    DELETE FROM tenure_places p WHERE p.key = k AND p.claim = me;
+  ELSE
+    UPDATE tenure_places p SET ends_us = now_us WHERE p.key = k AND p.claim = me AND p.ends_us > now_us
+      RETURNING p.state INTO was;
+    IF NOT FOUND THEN
+      RETURN 'absent';
+    END IF;
+    PERFORM tenure_keep(k, now_us);
+  END IF;
+  RETURN CASE WHEN was = 'waits' THEN 'waited' ELSE 'held' END;
+END $$;
+
+CREATE FUNCTION tenure_attempt(k text, me text, want text, want_lim bigint, want_term bigint, want_spare bigint,
+  want_floor bigint, leave boolean, listens text, who text, wait_ms integer) RETURNS text
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  e record;
+  mine tenure_places;
+  n bigint;
+  waits bigint;
+  top bigint;
+  head text;
+  agreed bigint;
+  soon bigint;
+  first bigint;
+  spare bigint;
+  slot bigint;
+  ends bigint;
+BEGIN
+  SELECT * INTO e FROM tenure_enter(k, wait_ms, true);
+  SELECT p.* INTO mine FROM tenure_places p WHERE p.key = k AND p.claim = me;
+  IF FOUND THEN
+    IF e.buried THEN
+      PERFORM tenure_promote(k, e.now_us, me);
+      SELECT p.* INTO STRICT mine FROM tenure_places p WHERE p.key = k AND p.claim = me;
+    END IF;
+    IF mine.ends_us <= e.now_us THEN
+      RETURN tenure_gone(k, me);
+    END IF;
+    IF mine.state <> 'waits' THEN
+      ends := e.now_us + want_term;
+      UPDATE tenure_places p SET state = 'holds', ends_us = ends WHERE p.key = k AND p.claim = me;
+      PERFORM tenure_keep(k, ends);
+      RETURN concat_ws(' ', me, 'granted', mine.token, mine.spare_granted, mine.slot);
+    END IF;
+    ends := e.now_us + 3000000;
+    UPDATE tenure_places p SET ends_us = ends, channel = listens WHERE p.key = k AND p.claim = me;
+    PERFORM tenure_keep(k, ends);
+    SELECT count(*), min(p.ends_us) INTO n, soon FROM tenure_places p WHERE p.key = k AND p.seq < mine.seq;
+    SELECT t.last_token INTO e.last FROM tenure_keys t WHERE t.key = k;
+    RETURN concat_ws(' ', me, 'waiting', n, tenure_look_in(soon, e.now_us), e.last);
+  END IF;
+  IF e.graves AND EXISTS (SELECT FROM tenure_tombstones t WHERE t.key = k AND t.claim = me) THEN
+    IF e.buried THEN
+      PERFORM tenure_promote(k, e.now_us, NULL);
+    END IF;
+    RETURN tenure_gone(k, me);
+  END IF;
+  IF e.buried THEN
+    PERFORM tenure_promote(k, e.now_us, NULL);
+    SELECT t.last_token INTO e.last FROM tenure_keys t WHERE t.key = k;
+  END IF;
+  SELECT count(*), count(*) FILTER (WHERE p.state = 'waits'), max(p.seq), min(p.mode),
+      max(p.lim) FILTER (WHERE p.mode = 'p'), min(p.ends_us)
+    INTO n, waits, top, head, agreed, soon FROM tenure_places p WHERE p.key = k;
+  IF want = 'p' AND agreed <> want_lim THEN
+    RETURN concat_ws(' ', me, 'limit', agreed);
+  END IF;
+  -- Granted places come first and are of one mode. When nobody waits, those are all.
+  IF n = 0 OR (waits = 0 AND want = head AND (want = 's' OR (want = 'p' AND n < want_lim))) THEN
+    SELECT t.first, t.spare INTO first, spare FROM tenure_tokens(e.last, want_floor, want_spare, e.now_us) t;
+    IF first IS NOT NULL THEN
+      slot := CASE WHEN want = 'p' THEN tenure_free_slot(k) ELSE 0 END;
+      ends := e.now_us + want_term;
+      INSERT INTO tenure_places VALUES (k, coalesce(top, 0) + 1, me, want, want_lim, want_term, want_spare, want_floor,
+        'holds', ends, first, spare, slot, e.now_us, listens, who);
+      UPDATE tenure_keys t SET last_token = first + spare, next_us = least(t.next_us, ends) WHERE t.key = k;
+      RETURN concat_ws(' ', me, 'granted', first, spare, slot);
+    END IF;
+  END IF;
+  IF leave THEN
+    RETURN concat_ws(' ', me, 'busy', n, tenure_look_in(soon, e.now_us), e.last);
+  END IF;
+  ends := e.now_us + 3000000;
+  INSERT INTO tenure_places VALUES (k, coalesce(top, 0) + 1, me, want, want_lim, want_term, want_spare, want_floor,
+    'waits', ends, 0, 0, 0, e.now_us, listens, who);
+  PERFORM tenure_keep(k, ends);
+  RETURN concat_ws(' ', me, 'waiting', n, tenure_look_in(soon, e.now_us), e.last);
+END $$;
+
+-- When to look again. What is past and still there is pinned by a transaction, whose end nobody can foretell.
+CREATE FUNCTION tenure_look_in(soon bigint, now_us bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+  SELECT CASE WHEN soon IS NULL THEN 'none' WHEN soon <= now_us THEN '50000' ELSE (soon - now_us)::text END
+$$;
+
+CREATE FUNCTION tenure_renew(k text, me text, want_term bigint, wait_ms integer) RETURNS text
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  e record;
+BEGIN
+  SELECT * INTO e FROM tenure_enter(k, wait_ms, false);
+  IF e.buried THEN
+    PERFORM tenure_promote(k, e.now_us, NULL);
+  END IF;
+  UPDATE tenure_places p SET state = 'holds', ends_us = e.now_us + want_term
+    WHERE p.key = k AND p.claim = me AND p.state <> 'waits' AND p.ends_us > e.now_us;
+  IF NOT FOUND THEN
+    RETURN tenure_gone(k, me);
+  END IF;
+  PERFORM tenure_keep(k, e.now_us + want_term);
+  RETURN me || ' renewed';
+END $$;
+
+CREATE FUNCTION tenure_restamp(k text, me text, want_spare bigint, want_floor bigint, wait_ms integer) RETURNS text
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  e record;
+  t record;
+BEGIN
+  SELECT * INTO e FROM tenure_enter(k, wait_ms, false);
+  IF e.buried THEN
+    PERFORM tenure_promote(k, e.now_us, NULL);
+    SELECT last_token INTO e.last FROM tenure_keys WHERE key = k;
+  END IF;
+  SELECT * INTO t FROM tenure_tokens(e.last, want_floor, want_spare, e.now_us);
+  UPDATE tenure_places p SET token = t.first, spare_granted = t.spare
+    WHERE p.key = k AND p.claim = me AND p.state <> 'waits' AND p.ends_us > e.now_us AND t.first IS NOT NULL;
+  IF NOT FOUND THEN
+    RETURN tenure_gone(k, me);
+  END IF;
+  UPDATE tenure_keys SET last_token = t.first + t.spare WHERE key = k;
+  RETURN concat_ws(' ', me, 'fresh', t.first, t.spare);
+END $$;
+
+CREATE FUNCTION tenure_withdraw(k text, me text, want_term bigint, stray boolean, wait_ms integer) RETURNS text
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  e record;
+  was text := 'absent';
+BEGIN
+  SELECT * INTO e FROM tenure_enter(k, wait_ms, stray);
+  IF e.known THEN
+    was := tenure_remove(k, me, e.now_us);
+    IF stray THEN
+      PERFORM tenure_entomb(k, me, false, e.now_us + want_term);
+    END IF;
+    IF e.buried OR was <> 'absent' THEN
+      PERFORM tenure_promote(k, e.now_us, NULL);
+    END IF;
+  END IF;
+  RETURN me || ' ' || was;
+END $$;
+
+CREATE FUNCTION tenure_evict(k text, me text, wait_ms integer) RETURNS text
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  e record;
+  was text := 'absent';
+  mine tenure_places;
+BEGIN
+  SELECT * INTO e FROM tenure_enter(k, wait_ms, false);
+  SELECT p.* INTO mine FROM tenure_places p WHERE p.key = k AND p.claim = me;
+  IF FOUND THEN
+    was := tenure_remove(k, me, e.now_us);
+  END IF;
+  IF was <> 'absent' THEN
+    PERFORM tenure_entomb(k, me, true, e.now_us + mine.term_us);
+  END IF;
+  IF e.buried OR was <> 'absent' THEN
+    PERFORM tenure_promote(k, e.now_us, NULL);
+  END IF;
+  IF was <> 'absent' AND mine.channel <> '' THEN
+    PERFORM pg_notify(mine.channel, me);
+  END IF;
+  RETURN me || ' ' || was;
+END $$;
+
+-- Pins the hold of a claim until the caller's transaction ends: nobody else is granted before. NULL when it holds, or
+-- why it does not. Renewals go on meanwhile: they leave the row's key alone.
+CREATE FUNCTION tenure_pin(k text, me text, with_token bigint) RETURNS text
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  mine tenure_places;
+BEGIN
+  SELECT p.* INTO mine FROM tenure_places p WHERE p.key = k AND p.claim = me FOR KEY SHARE;
+  IF NOT FOUND THEN
+    RETURN 'it is not in the line any more';
+  ELSIF mine.state = 'waits' THEN
+    RETURN 'it waits';
+  ELSIF mine.ends_us <= tenure_now() THEN
+    RETURN 'its lease has ended';
+  ELSIF with_token < mine.token OR with_token > mine.token + mine.spare_granted THEN
+    RETURN 'it has another token';
+  END IF;
+  RETURN NULL;
+END $$;
+
+-- Forgets keys after `after` that have been idle for so long; returns where to go on, NULL at the end. Their highest
+-- token is kept, so that none is ever given out twice.
+CREATE FUNCTION tenure_sweep(after text, idle_us bigint, most integer) RETURNS text
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+  k text;
+  looked integer := 0;
+  dead bigint;
+  last bigint;
+  highest bigint;
+BEGIN
+  FOR k IN SELECT t.key FROM tenure_keys t WHERE t.key > after COLLATE "C" ORDER BY t.key LIMIT most LOOP
+    looked := looked + 1;
+    after := k;
+    dead := tenure_now() - idle_us;
+    SELECT t.last_token INTO last FROM tenure_keys t WHERE t.key = k AND t.last_token < dead FOR UPDATE SKIP LOCKED;
+    CONTINUE WHEN NOT FOUND;
+    WITH gone AS (
+      SELECT p.claim FROM tenure_places p WHERE p.key = k AND p.ends_us < dead FOR UPDATE SKIP LOCKED
+    )
+    DELETE FROM tenure_places p USING gone WHERE p.key = k AND p.claim = gone.claim;
+    DELETE FROM tenure_tombstones t WHERE t.key = k AND t.ends_us < dead;
+    CONTINUE WHEN EXISTS (SELECT FROM tenure_places p WHERE p.key = k)
+      OR EXISTS (SELECT FROM tenure_tombstones t WHERE t.key = k);
+    DELETE FROM tenure_keys t WHERE t.key = k;
+    highest := greatest(highest, last);
+  END LOOP;
+  IF highest IS NOT NULL THEN
+    UPDATE tenure_schema SET forgotten = greatest(forgotten, highest);
+  END IF;
+  RETURN CASE WHEN looked = most THEN after END;
+END $$;
+
+INSERT INTO tenure_schema (version) VALUES (1);
