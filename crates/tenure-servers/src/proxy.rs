@@ -425,8 +425,8 @@ impl Proxy {
         }
     }
 
-    /// One message of PostgreSQL. All of a client's request in the extended protocol, from its first message to its last,
-    /// is one frame.
+    /// One message of PostgreSQL. All of a client's request in the extended protocol, from its first message to its
+    /// last, is one frame.
     #[must_use]
     pub fn postgres(bytes: &[u8]) -> Option<usize> {
         let message = |bytes: &[u8]| {

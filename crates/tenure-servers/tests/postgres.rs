@@ -17,7 +17,7 @@ fn a_server_restarts_with_its_files_and_a_standby_follows_and_takes_over() {
 }
 
 #[test]
-fn pgbouncer_gives_each_transaction_any_backend() {
+fn pgbouncer_passes_statements_on() {
     let server = PostgresServer::start(&[]).unwrap();
     let bouncer = PgBouncer::before(&server, &[]).unwrap();
     assert_eq!(psql(bouncer.port(), "SELECT 1 + 1").unwrap(), "2");

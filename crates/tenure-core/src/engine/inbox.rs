@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -87,6 +88,54 @@ impl<D: Dial> Inbox<D> {
     /// A connection has ended, and what was pushed on it is lost.
     pub fn tell_all(&self) {
         self.signals.tell_all();
+    }
+}
+
+/// Whether a connection still stands. What drives the connection owns one and drops it at the end.
+pub struct Life<D: Dial> {
+    inbox: Arc<Inbox<D>>,
+    used: AtomicBool,
+    ended: AtomicBool,
+}
+
+impl<D: Dial> Life<D> {
+    /// The life of a connection that pushes to this inbox.
+    #[must_use]
+    pub fn new(inbox: Arc<Inbox<D>>) -> Arc<Self> {
+        Arc::new(Self { inbox, used: AtomicBool::new(false), ended: AtomicBool::new(false) })
+    }
+
+    /// The connection was checked, and claims may wait on it from now on.
+    pub fn begin(&self) {
+        self.used.store(true, Ordering::Release);
+    }
+
+    /// The connection has ended: who waits on it looks again. A connection that was refused had nobody.
+    pub fn end(&self) {
+        if !self.ended.swap(true, Ordering::AcqRel) && self.used.load(Ordering::Acquire) {
+            self.inbox.tell_all();
+        }
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Tells everybody to look again, where nothing can be pushed.
+    pub fn wake(&self) {
+        self.inbox.tell_all();
+    }
+
+    /// Takes in a message that came on the connection.
+    pub fn take(&self, message: &str) {
+        self.inbox.take(message);
+    }
+}
+
+impl<D: Dial> fmt::Debug for Life<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Life").field("ended", &self.has_ended()).finish_non_exhaustive()
     }
 }
 

@@ -183,6 +183,23 @@ fn pause_after(failures: u32) -> Duration {
 /// How long a thread lets what runs on it end by itself: a session says goodbye to its server.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// Does the work on the runtime of a connection, whose timers it needs; at once if that is the current one.
+///
+/// # Cancel safety
+/// As the work, on the current runtime; elsewhere the work goes on.
+///
+/// # Errors
+/// When that runtime has ended: the work may be done or not.
+pub async fn on<T: Send + 'static>(
+    runtime: &Handle,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Trouble> {
+    if Handle::try_current().is_ok_and(|current| current.id() == runtime.id()) {
+        return Ok(work.await);
+    }
+    runtime.spawn(work).await.map_err(|_| Trouble::lost("the runtime of the connection has ended"))
+}
+
 /// A thread with a runtime, for those who have none. It ends with its value, after what runs on it has ended by itself
 /// or has had a moment to.
 #[derive(Debug)]

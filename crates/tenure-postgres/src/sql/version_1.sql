@@ -132,8 +132,8 @@ DECLARE
   head text;
   last bigint;
   first bigint;
-  spare bigint;
-  slot bigint;
+  extra bigint;
+  permit bigint;
   ends bigint := now_us + 3000000;
 BEGIN
   LOOP
@@ -148,15 +148,15 @@ BEGIN
         AND (SELECT count(*) FROM tenure_places p WHERE p.key = k AND p.seq < w.seq) >= w.lim;
     END IF;
     SELECT t.last_token INTO last FROM tenure_keys t WHERE t.key = k;
-    SELECT t.first, t.spare INTO first, spare FROM tenure_tokens(last, w.floor, w.spare, now_us) t;
+    SELECT t.first, t.spare INTO first, extra FROM tenure_tokens(last, w.floor, w.spare, now_us) t;
     EXIT WHEN first IS NULL;
-    slot := CASE WHEN w.mode = 'p' THEN tenure_free_slot(k) ELSE 0 END;
-    UPDATE tenure_places p SET state = 'offered', ends_us = ends, token = first, spare_granted = tenure_promote.spare,
-      slot = tenure_promote.slot, since_us = now_us WHERE p.key = k AND p.claim = w.claim;
-    UPDATE tenure_keys t SET last_token = first + tenure_promote.spare, next_us = least(t.next_us, ends)
+    permit := CASE WHEN w.mode = 'p' THEN tenure_free_slot(k) ELSE 0 END;
+    UPDATE tenure_places p SET state = 'offered', ends_us = ends, token = first, spare_granted = extra,
+      slot = permit, since_us = now_us WHERE p.key = k AND p.claim = w.claim;
+    UPDATE tenure_keys t SET last_token = first + extra, next_us = least(t.next_us, ends)
       WHERE t.key = k;
     IF w.claim IS DISTINCT FROM mine AND w.channel <> '' THEN
-      PERFORM pg_notify(w.channel, concat_ws(' ', w.claim, first, spare, slot));
+      PERFORM pg_notify(w.channel, concat_ws(' ', w.claim, first, extra, permit));
     END IF;
     after := w.seq;
   END LOOP;

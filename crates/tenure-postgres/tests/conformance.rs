@@ -1,0 +1,20 @@
+//! The suite on a real server, to which clients connect directly.
+#![allow(clippy::expect_used, reason = "a site that cannot be opened fails the run")]
+
+mod support;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use support::{PostgresServer, SchemaSite};
+
+fn main() -> ExitCode {
+    let server = Arc::new(PostgresServer::start(&["max_connections=500"]).expect("a server"));
+    tenure_conformance::run("postgres", move || {
+        let server = Arc::clone(&server);
+        async move {
+            let port = server.port();
+            SchemaSite::new(server, port).await
+        }
+    })
+}
