@@ -42,6 +42,8 @@ pub(crate) enum Command {
     List(List),
     /// Take a lock away from its holder
     Break(Break),
+    /// Make the tables of an engine in a database
+    Migrate(Migrate),
 }
 
 impl Command {
@@ -51,6 +53,7 @@ impl Command {
             Self::Status(status) => status.json,
             Self::List(list) => list.json,
             Self::Break(broken) => broken.json,
+            Self::Migrate(_) => false,
         }
     }
 }
@@ -214,6 +217,22 @@ pub(crate) struct Break {
     /// The name of the lock
     #[arg(value_name = "NAME", value_parser = name())]
     pub(crate) name: Key,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Makes the tables and functions that PostgreSQL, MariaDB and MySQL need, and changes nothing where they are. It is done
+once for each database, by somebody who may create tables; --print is for a migration tool of your own.
+Examples:
+  tenure migrate --at postgres://admin@db/app
+  tenure migrate --at postgres://admin@db/app?schema=locks --print > 0042_locks.sql")]
+pub(crate) struct Migrate {
+    /// Print the SQL instead of running it
+    #[arg(long)]
+    pub(crate) print: bool,
+
+    #[command(flatten)]
+    pub(crate) engine: Engine,
 }
 
 /// Why there is nothing to do.

@@ -63,6 +63,12 @@ impl Connected {
 
 /// Opens the engine that was asked for.
 pub(crate) async fn connect(at: Option<OsString>, options: Options) -> Result<Connected, Failure> {
+    let (place, url) = asked(at)?;
+    open(&url, place, options).await.map_err(|error| place.failure(&error))
+}
+
+/// The URL of the engine that was asked for, and where it came from.
+pub(crate) fn asked(at: Option<OsString>) -> Result<(Place, String), Failure> {
     let (place, url) = match (at, std::env::var_os(TENURE_URL)) {
         (Some(url), _) => (Place::Flag, url),
         (None, Some(url)) => (Place::Variable, url),
@@ -74,7 +80,7 @@ pub(crate) async fn connect(at: Option<OsString>, options: Options) -> Result<Co
         let message = format!("{name} is empty: name an engine, for instance local:, or leave it away");
         return Err(Failure::usage(message));
     }
-    open(&url, place, options).await.map_err(|error| place.failure(&error))
+    Ok((place, url))
 }
 
 async fn open(url: &str, place: Place, options: Options) -> Result<Connected, Error> {

@@ -2,7 +2,7 @@
 //!
 //! `main` only turns a result into an exit code. Each concern has its file: what was asked ([`args`]), the codes
 //! ([`exit`]), the life of a command ([`run`], [`supervise`], [`child`], [`signals`], [`terminal`]), what operators
-//! ask ([`status`], [`list`], [`break_`]) and how all of it is said ([`report`], [`view`]).
+//! ask ([`status`], [`list`], [`break_`], [`migrate`]) and how all of it is said ([`report`], [`view`]).
 
 #![deny(unsafe_code)]
 
@@ -13,6 +13,7 @@ mod connect;
 mod duration;
 mod exit;
 mod list;
+mod migrate;
 mod parent_death;
 mod report;
 mod run;
@@ -50,6 +51,7 @@ fn work(cli: Cli) -> Result<Code, Failure> {
             Command::Status(status) => status::status(status).await,
             Command::List(list) => list::list(list).await,
             Command::Break(broken) => break_::break_(broken).await,
+            Command::Migrate(migration) => migrate::migrate(migration).await,
         }
     })
 }

@@ -1,7 +1,7 @@
 //! From an address to a connection that may be trusted: connect, log in, check the server and the tables.
 //!
-//! Everything is judged before the first verb, again on each new connection: a standby, a database without our tables or
-//! with those of another version is refused with what mends it.
+//! Everything is judged before the first verb, again on each new connection: a standby, a database without our tables
+//! or with those of another version is refused with what mends it.
 
 use std::future::poll_fn;
 use std::path::Path;
@@ -209,7 +209,8 @@ pub(crate) async fn check_tables(
     let address = options.address();
     let Some(schema) = &server.found else {
         let message = format!(
-            "schema {:?} at {address} has no tables of tenure: run tenure migrate --at URL, or name another with schema=",
+            "schema {:?} at {address} has no tables of tenure: run tenure migrate --at URL, or name another with \
+             schema=NAME in the URL",
             server.schema
         );
         return Err(Trouble::unsupported(message));
@@ -229,7 +230,8 @@ pub(crate) async fn check_tables(
 /// Something of ours is somebody else's.
 pub(crate) fn foreign(schema: &str, address: &str) -> Trouble {
     Trouble::foreign(format!(
-        "schema {schema:?} at {address} has a table tenure_schema that is not ours: name another with schema=NAME in the URL"
+        "schema {schema:?} at {address} has a table tenure_schema that is not ours: name another with \
+         schema=NAME in the URL"
     ))
 }
 

@@ -51,8 +51,8 @@ pub fn migration_sql(schema: Option<&str>) -> String {
 /// Everything happens in one transaction, one at a time.
 ///
 /// # Errors
-/// When the server cannot be reached or lacks the rights, when the tables are of a newer version, or when a table of our
-/// name is somebody else's. Nothing was changed then.
+/// When the server cannot be reached or refuses us, when the tables are of a newer version, or when a table of our name
+/// is somebody else's. Nothing was changed then.
 ///
 /// # Cancel safety
 /// Safe: it is done as a whole or not at all.

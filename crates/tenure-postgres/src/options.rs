@@ -124,8 +124,8 @@ impl PostgresOptions {
     /// The options that a URL names: `postgres://[user[:password]@][host[:port]][,…][/database][?option=value&…]`.
     ///
     /// Options of `libpq` that are known: `sslmode` (`disable`, or `require`, `verify-ca` and `verify-full`, which all
-    /// verify in full), `sslrootcert`, `connect_timeout` in seconds, `application_name`, `target_session_attrs`, `options`,
-    /// `host`, `port`, `user`, `password`, `dbname`, `hostaddr`, `channel_binding`, `load_balance_hosts` and
+    /// verify in full), `sslrootcert`, `connect_timeout` in seconds, `application_name`, `target_session_attrs`,
+    /// `options`, `host`, `port`, `user`, `password`, `dbname`, `hostaddr`, `channel_binding`, `load_balance_hosts` and
     /// `keepalives…`. Ours: `schema=NAME`, `timeout-ms=N`, `connect-timeout-ms=N`, `lock-timeout-ms=N`, and `ca` for
     /// `sslrootcert`.
     ///
@@ -366,7 +366,8 @@ mod tests {
         assert_eq!(options.address(), "db:7000/orders");
         assert_eq!(options.tls, None);
         let options = read(
-            "postgresql://app@[::1]/?sslmode=verify-full&sslrootcert=/etc/ca.pem&schema=locks&timeout-ms=250&connect_timeout=3",
+            "postgresql://app@[::1]/?sslmode=verify-full&sslrootcert=/etc/ca.pem&schema=locks&timeout-ms=250\
+             &connect_timeout=3",
         )
         .unwrap();
         assert_eq!(options.tls, Some(Tls { ca: Some("/etc/ca.pem".into()) }));

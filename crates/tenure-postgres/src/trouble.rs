@@ -93,7 +93,7 @@ pub(crate) fn of_answer(state: &SqlState, message: &str) -> Trouble {
             Unsupported,
             Effect::None,
             Retry::Useless,
-            "the role's default isolation is too strict: ALTER ROLE … SET default_transaction_isolation = 'read committed'",
+            "verbs run at read committed: ALTER ROLE … SET default_transaction_isolation = 'read committed'",
         ),
         _ if code.starts_with("28") => {
             (Denied, Effect::None, Retry::Useless, "the server does not let us in")

@@ -11,6 +11,8 @@ const SCHEMES: &[&str] = &[
     "local:",
     #[cfg(feature = "redis")]
     "redis://, rediss://, redis+unix://",
+    #[cfg(feature = "postgres")]
+    "postgres://, postgresql://",
     #[cfg(feature = "mysql")]
     "mysql://, mariadb://",
     #[cfg(feature = "zookeeper")]
@@ -57,6 +59,12 @@ pub async fn connect_with(url: &str, options: Options) -> Result<Tenure, Error> 
             let redis = tenure_redis::Redis::open(&redis).await.map_err(|error| unopened("redis", error))?;
             Ok(Tenure::with_options(redis, options))
         }
+        #[cfg(feature = "postgres")]
+        Some("postgres" | "postgresql") => {
+            let postgres = tenure_postgres::PostgresOptions::from_url(url).map_err(unreadable)?;
+            let postgres = tenure_postgres::Postgres::open(&postgres).await;
+            Ok(Tenure::with_options(postgres.map_err(|error| unopened("postgres", error))?, options))
+        }
         #[cfg(feature = "mysql")]
         Some("mysql" | "mariadb") => {
             let mysql = tenure_mysql::MySqlOptions::from_url(url).map_err(unreadable)?;
@@ -80,13 +88,27 @@ pub async fn connect_with(url: &str, options: Options) -> Result<Tenure, Error> 
 }
 
 /// The URL's scheme is ours, the rest makes no sense.
-#[cfg(any(feature = "etcd", feature = "local", feature = "mysql", feature = "redis", feature = "zookeeper"))]
-fn unreadable(error: impl std::fmt::Display) -> Error {
+#[cfg(any(
+    feature = "etcd",
+    feature = "local",
+    feature = "mysql",
+    feature = "postgres",
+    feature = "redis",
+    feature = "zookeeper"
+))]
+pub(crate) fn unreadable(error: impl std::fmt::Display) -> Error {
     Error::invalid_url(error.to_string())
 }
 
 /// The engine cannot be used.
-#[cfg(any(feature = "etcd", feature = "local", feature = "mysql", feature = "redis", feature = "zookeeper"))]
+#[cfg(any(
+    feature = "etcd",
+    feature = "local",
+    feature = "mysql",
+    feature = "postgres",
+    feature = "redis",
+    feature = "zookeeper"
+))]
 fn unopened(engine: &'static str, error: tenure_core::engine::EngineError) -> Error {
     Error::of_engine(engine, "open", None, error)
 }

@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `local:`, `local:///var/lock/app` | a directory; between the processes of one machine |
 //! | `redis://host`, `rediss://host` | a Redis primary; with the feature `redis` |
+//! | `postgres://host/database` | tables of PostgreSQL, beside the data; with the feature `postgres` |
 //! | `mysql://host/database`, `mariadb://host/database` | MariaDB or MySQL tables; with the feature `mysql` |
 //! | `etcd://host,host`, `etcds://host` | an etcd cluster; with the feature `etcd` |
 //! | `zookeeper://host1,host2,host3/chroot` | a ZooKeeper ensemble; with the feature `zookeeper` |
@@ -22,8 +23,10 @@
 
 pub mod blocking;
 mod connect;
+mod migrate;
 
 pub use connect::{connect, connect_with};
+pub use migrate::{migrate, migration_sql};
 pub use tenure_core::engine;
 pub use tenure_core::event;
 pub use tenure_core::fence;

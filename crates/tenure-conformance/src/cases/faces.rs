@@ -10,7 +10,8 @@ use rand::seq::SliceRandom;
 use tenure_core::engine::PlaceView;
 use tenure_core::event::{Event, Via, What};
 use tenure_core::{
-    ErrorKind, Fairness, FencingToken, Guard, Identity, Lock, Options, Outcome, OutcomeAll, Released, Tenure, blocking,
+    ErrorKind, Fairness, FencingToken, Guard, Identity, Lock, Options, Outcome, OutcomeAll, Released, Tenure,
+    blocking,
 };
 use tokio::task::JoinSet;
 
