@@ -14,9 +14,9 @@ const OLDEST_MARIADB: (u32, u32) = (10, 6);
 const OLDEST_MYSQL: (u32, u32) = (8, 0);
 
 /// How the session must be, whatever the server's settings are: the killer of idle connections is put off, a verb waits
-/// a second at most for the row of its key, and rows that were only looked at are not locked.
+/// a few seconds at most for the row of its key, and rows that were only looked at are not locked.
 const SESSION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
-    SET SESSION innodb_lock_wait_timeout = 1, wait_timeout = 28800, autocommit = 1";
+    SET SESSION innodb_lock_wait_timeout = 3, wait_timeout = 28800, autocommit = 1";
 
 /// What a server says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

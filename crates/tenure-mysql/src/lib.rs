@@ -17,6 +17,8 @@
 
 mod contender;
 mod dial;
+mod fence;
+mod guarded;
 mod link;
 #[cfg(test)]
 mod mirror;
@@ -41,6 +43,8 @@ use tenure_core::engine::{
 use tenure_core::{Claim, ClaimId, FencingToken, Key};
 
 pub use contender::MySqlContender;
+pub use fence::{SqlFence, SqlFenceError};
+pub use guarded::{GuardedTx, GuardedTxError};
 pub use options::{Dialect, MySqlOptions, MySqlUrlError, Tls};
 pub use schema::{migrate, migration_sql};
 
@@ -52,7 +56,8 @@ const EVICT: &str = "CALL tenure_evict(?, ?)";
 
 const KEYS: &str = "SELECT DISTINCT `key` FROM tenure_places WHERE `key` > ? AND `key` >= ? \
     AND state IN ('waiting', 'offered', 'held') \
-    AND ends_us > TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) AND LEFT(`key`, ?) = ? ORDER BY `key` LIMIT ?";
+    AND ends_us > TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) \
+    AND LEFT(`key`, ?) = ? ORDER BY `key` LIMIT ?";
 
 /// Locks in the tables of a MariaDB or MySQL database.
 ///

@@ -38,6 +38,13 @@ const DEADLOCKS_MAX: u32 = 5;
 /// After how long without a statement a connection is tried before it is trusted with one.
 const IDLE: Duration = Duration::from_secs(10);
 
+/// How often a connection that is used looks for keys that nobody uses any more, at how many, and for how long a key
+/// must have been idle, in microseconds.
+const SWEEP: &str = "CALL tenure_sweep(?, ?, ?)";
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+const SWEEP_KEYS: i64 = 100;
+const SWEEP_IDLE: i64 = 24 * 3600 * 1_000_000;
+
 /// Makes connections to one server.
 #[derive(Debug)]
 pub(crate) struct Dialer {
@@ -80,7 +87,12 @@ impl Dial for Dialer {
         let (connection, server) = dial::dial(&self.options).await?;
         let (requests, inbox) = mpsc::channel(QUEUE);
         let ended = Arc::new(AtomicBool::new(false));
-        let owner = Owner { connection: Some(connection), patience: self.options.response_timeout };
+        let owner = Owner {
+            connection: Some(connection),
+            patience: self.options.response_timeout,
+            swept: SystemClock.now(),
+            looked_at: Vec::new(),
+        };
         tokio::spawn(owner.serve(inbox, Ended(Arc::clone(&ended))));
         Ok(Link { requests, runtime: Handle::current(), ended, server, polls: Polls::default() })
     }
@@ -102,6 +114,9 @@ impl Drop for Ended {
 struct Owner {
     connection: Option<MySqlConnection>,
     patience: Duration,
+    /// When it last looked for idle keys, and at which one last.
+    swept: Moment,
+    looked_at: Vec<u8>,
 }
 
 impl Owner {
@@ -121,6 +136,9 @@ impl Owner {
             }
             // Whoever has gone meanwhile needs no answer.
             let _ = request.reply.send(answer);
+            if self.connection.is_some() && inbox.is_empty() && used.since(self.swept) > SWEEP_EVERY {
+                self.sweep(used).await;
+            }
             if self.connection.is_none() {
                 break;
             }
@@ -132,6 +150,20 @@ impl Owner {
         if let Some(connection) = self.connection {
             // The server also notices by itself.
             let _ = tokio::time::timeout(self.patience, connection.close()).await;
+        }
+    }
+
+    /// Cleans up a few keys that nobody has used for long. What goes wrong is tried again next time.
+    async fn sweep(&mut self, now: Moment) {
+        self.swept = now;
+        let after = Value::Bytes(std::mem::take(&mut self.looked_at));
+        let values = vec![after, Value::Number(SWEEP_KEYS), Value::Number(SWEEP_IDLE)];
+        let (reply, _) = oneshot::channel();
+        let rows = self.answer(&Request { statement: SWEEP, values, reply }, now).await.unwrap_or_default();
+        if let Some(row) = rows.first()
+            && row.try_get::<i64, _>(0).is_ok_and(|finished| finished == 0)
+        {
+            self.looked_at = row.try_get(1).unwrap_or_default();
         }
     }
 

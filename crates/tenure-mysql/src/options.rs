@@ -84,8 +84,8 @@ impl MySqlOptions {
             password: None,
             database,
             dialect: Dialect::default(),
-            response_timeout: Duration::from_secs(3),
-            connect_timeout: Duration::from_secs(3),
+            response_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(5),
         }
     }
 
@@ -107,17 +107,17 @@ impl MySqlOptions {
         Self { tls: Tls::VerifyIdentity, ca: Some(ca.into()), ..self }
     }
 
-    /// The same options with another time after which a connection that does not answer is given up: 3 s unless told
+    /// The same options with another time after which a connection that does not answer is given up: 5 s unless told
     /// otherwise.
     ///
-    /// A verb waits a second at most for the row of its key. The time should be above two seconds, or a row that a
+    /// A verb waits three seconds at most for the row of its key. The time should be above that, or a row that a
     /// stranger has locked costs the connection instead of one answer.
     #[must_use]
     pub fn with_response_timeout(self, timeout: Duration) -> Self {
         Self { response_timeout: timeout, ..self }
     }
 
-    /// The same options with another time to connect and log in: 3 s unless told otherwise.
+    /// The same options with another time to connect and log in: 5 s unless told otherwise.
     #[must_use]
     pub fn with_connect_timeout(self, timeout: Duration) -> Self {
         Self { connect_timeout: timeout, ..self }

@@ -26,6 +26,7 @@ const COLUMNS: &[(&str, &[&str])] = &[
     ("tenure_schema", &["version", "floor_token"]),
     ("tenure_keys", &["key", "last_token"]),
     ("tenure_places", &["key", "seq", "claim", "mode", "lim", "term_us", "state", "ends_us", "token"]),
+    ("tenure_holds", &["key", "claim"]),
 ];
 
 /// The procedures: name and text. Those that others call come first.
@@ -149,7 +150,7 @@ async fn version(connection: &mut MySqlConnection) -> Result<Option<u32>, Troubl
 async fn check_foreign(connection: &mut MySqlConnection) -> Result<(), Trouble> {
     let asked = sqlx::query(
         "SELECT LOWER(table_name), LOWER(column_name) FROM information_schema.columns \
-         WHERE table_schema = DATABASE() AND table_name IN ('tenure_schema', 'tenure_keys', 'tenure_places')",
+         WHERE table_schema = DATABASE() AND LEFT(table_name, 7) = 'tenure_'",
     );
     let rows = asked.fetch_all(connection).await.map_err(|error| trouble::of_setup(&error))?;
     let found: Vec<(String, String)> =

@@ -3,6 +3,8 @@
 //! A procedure that meets an error rolls back before it reports it, so an error reply to a verb has certainly changed
 //! nothing, unless the server says that it was interrupted: then it may have been after the commit.
 
+use std::io::ErrorKind;
+
 use sqlx::mysql::MySqlDatabaseError;
 use tenure_core::engine::{Effect, EngineErrorKind, Retry, Trouble};
 
@@ -20,7 +22,13 @@ pub(crate) fn number(error: &sqlx::Error) -> Option<u16> {
 
 /// An error on the way to a connection, or while the schema is made or checked: no verb was sent.
 pub(crate) fn of_setup(error: &sqlx::Error) -> Trouble {
-    of_verb(error).0.without_effect()
+    match error {
+        // So says the client of a certificate that proves nothing; it will not be better next time.
+        sqlx::Error::Io(error) if error.kind() == ErrorKind::InvalidData => {
+            Trouble::denied(format!("no TLS with the server: {error}"))
+        }
+        error => of_verb(error).0.without_effect(),
+    }
 }
 
 /// What an error of a verb means, and whether its connection may still be used.

@@ -1,28 +1,27 @@
-//! The suite on a real server, with a database of its own for each trial.
+//! The suite on a real server, in one database.
 #![allow(clippy::expect_used, reason = "a site that cannot be opened fails the run")]
 
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use tenure_conformance::{Hook, Site};
 use tenure_mysql::{MySql, MySqlOptions};
 use tenure_servers::mariadb::MariaDbServer;
+use tokio::sync::OnceCell;
 
-/// A database of its own for each trial, on one server.
-#[derive(Debug)]
+/// All trials share one server and its tables.
+#[derive(Clone, Debug)]
 struct MySqlSite {
     server: Arc<MariaDbServer>,
-    database: String,
     options: MySqlOptions,
 }
 
 impl MySqlSite {
-    async fn open(server: Arc<MariaDbServer>) -> Self {
-        let database = format!("trial_{:016x}", rand::random::<u64>());
-        server.say("", &format!("CREATE DATABASE {database}")).expect("a database");
-        let options = MySqlOptions::from_url(&server.url(&database)).expect("a URL of ours");
+    async fn open() -> Self {
+        let server = MariaDbServer::start(&["--max-connections=1000"]).expect("a server");
+        let options = MySqlOptions::from_url(&server.url("tenure")).expect("a URL of ours");
         tenure_mysql::migrate(&options).await.expect("a schema");
-        Self { server, database, options }
+        Self { server: Arc::new(server), options }
     }
 }
 
@@ -45,16 +44,20 @@ impl Site for MySqlSite {
         drop(client);
     }
 
+    /// Other trials go on at the same time: only the rows of those that ask for this are forgotten, as their names
+    /// tell, and no others are locked.
     async fn forget(&self) {
-        let forget = "DELETE FROM tenure_places; DELETE FROM tenure_keys";
-        self.server.say(&self.database, forget).expect("a server of ours");
+        let say = |statements: &str| self.server.say("tenure", statements).expect("a server of ours");
+        let keys = say("SELECT HEX(`key`) FROM tenure_keys WHERE `key` LIKE 'conformance/%/%forgotten%'");
+        for key in keys.lines() {
+            let forget = ["tenure_holds", "tenure_places", "tenure_keys"]
+                .map(|table| format!("DELETE FROM {table} WHERE `key` = x'{key}'"));
+            say(&format!("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; {}", forget.join("; ")));
+        }
     }
 }
 
 fn main() -> ExitCode {
-    static SERVER: OnceLock<Arc<MariaDbServer>> = OnceLock::new();
-    tenure_conformance::run("mysql", || async {
-        let start = || Arc::new(MariaDbServer::start(&["--max-connections=1000"]).expect("a server"));
-        MySqlSite::open(Arc::clone(SERVER.get_or_init(start))).await
-    })
+    static SITE: OnceCell<MySqlSite> = OnceCell::const_new();
+    tenure_conformance::run("mysql", || async { SITE.get_or_init(MySqlSite::open).await.clone() })
 }

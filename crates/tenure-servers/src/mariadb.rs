@@ -182,6 +182,8 @@ fn spawn(port: u16, directory: &Path, options: &[String]) -> Result<Child, Serve
         "--innodb-buffer-pool-size=16M",
         "--innodb-log-file-size=8M",
         "--innodb-flush-log-at-trx-commit=2",
+        "--innodb-flush-method=nosync",
+        "--sync-frm=0",
     ]);
     if rustix::process::geteuid().is_root() {
         program = program.arg("--user=root");

@@ -48,6 +48,7 @@ BEGIN
         p_key, v_top, p_claim, p_mode, p_lim, p_term, p_spare, p_floor, 'held', v_now + p_term, v_token, v_spares,
         v_slot, v_now, p_channel, p_identity
       );
+      INSERT INTO tenure_holds VALUES (p_key, p_claim) ON DUPLICATE KEY UPDATE claim = p_claim;
       SET v_answer = CONCAT_WS(' ', 'granted', v_token, v_spares, v_slot);
     ELSE
       IF v_seq IS NOT NULL THEN

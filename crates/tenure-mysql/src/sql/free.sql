@@ -1,9 +1,11 @@
--- Whether a place may be taken away: no open transaction of its holder guards it. It then stays ours to the end.
+-- Ends a hold, unless an open transaction of its holder guards it; whether it has ended.
 CREATE PROCEDURE tenure_free(IN p_key {key}, IN p_claim {claim}, OUT p_free BIGINT)
 SQL SECURITY INVOKER
 BEGIN
-  DECLARE v_seq BIGINT;
-  SELECT seq INTO v_seq FROM tenure_places FORCE INDEX (tenure_holds)
-    WHERE `key` = p_key AND claim = p_claim FOR UPDATE SKIP LOCKED;
-  SET p_free = v_seq IS NOT NULL;
+  DECLARE v_claim {claim};
+  SELECT claim INTO v_claim FROM tenure_holds WHERE `key` = p_key AND claim = p_claim FOR UPDATE SKIP LOCKED;
+  SET p_free = v_claim IS NOT NULL;
+  IF p_free THEN
+    DELETE FROM tenure_holds WHERE `key` = p_key AND claim = p_claim;
+  END IF;
 END

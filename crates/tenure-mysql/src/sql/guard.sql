@@ -3,16 +3,15 @@
 CREATE PROCEDURE tenure_guard(IN p_key {key}, IN p_claim {claim}, IN p_token BIGINT)
 SQL SECURITY INVOKER
 BEGIN
-  DECLARE v_seq, v_ends, v_now BIGINT;
+  DECLARE v_ends, v_now BIGINT;
+  DECLARE v_claim {claim};
   DECLARE v_seen {word};
-  -- Locks the entry of the index alone: renewals change the row and not the entry.
-  SELECT seq INTO v_seq FROM tenure_places FORCE INDEX (tenure_holds)
-    WHERE `key` = p_key AND claim = p_claim LOCK IN SHARE MODE;
+  SELECT claim INTO v_claim FROM tenure_holds WHERE `key` = p_key AND claim = p_claim LOCK IN SHARE MODE;
   SELECT state, ends_us INTO v_seen, v_ends FROM tenure_places
-    WHERE `key` = p_key AND seq = v_seq AND claim = p_claim AND p_token BETWEEN token AND token + spare_granted;
+    WHERE `key` = p_key AND claim = p_claim AND p_token BETWEEN token AND token + spare_granted;
   SET v_now = {now};
   SELECT CONCAT(p_claim, ' ', CASE
-    WHEN v_seq IS NULL THEN 'gone'
+    WHEN v_claim IS NULL THEN 'gone'
     WHEN v_seen IS NULL THEN 'unseen'
     WHEN v_seen NOT IN ('offered', 'held') THEN 'gone'
     WHEN v_ends <= v_now THEN 'expired'

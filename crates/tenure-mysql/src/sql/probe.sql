@@ -11,6 +11,8 @@ BEGIN
   INSERT INTO tenure_places SELECT * FROM tenure_places WHERE FALSE;
   UPDATE tenure_places SET seq = seq WHERE FALSE;
   DELETE FROM tenure_places WHERE FALSE;
+  INSERT INTO tenure_holds SELECT * FROM tenure_holds WHERE FALSE;
+  DELETE FROM tenure_holds WHERE FALSE;
   ROLLBACK;
   SELECT version FROM tenure_schema;
 END

@@ -31,6 +31,7 @@ promote: BEGIN
       SET state = 'offered', ends_us = p_now + {window}, token = v_token, spare_granted = v_spares,
         slot = v_slot, since_us = p_now
       WHERE `key` = p_key AND seq = v_seq;
+    INSERT INTO tenure_holds VALUES (p_key, v_claim) ON DUPLICATE KEY UPDATE claim = v_claim;
     IF v_claim <> p_mine THEN
       SET p_told = CONCAT_WS(',', p_told, CONCAT_WS(' ', v_claim, v_token, v_spares, v_slot));
     END IF;

@@ -18,6 +18,7 @@ BEGIN
         SELECT COUNT(*) INTO v_dead FROM tenure_places WHERE `key` = v_key;
         IF v_dead = 0 THEN
           UPDATE tenure_schema SET floor_token = GREATEST(floor_token, v_last);
+          DELETE FROM tenure_holds WHERE `key` = v_key;
           DELETE FROM tenure_keys WHERE `key` = v_key;
         END IF;
       END IF;

@@ -30,9 +30,14 @@ CREATE TABLE IF NOT EXISTS tenure_places (
   channel BIGINT NOT NULL,
   identity {identity} NOT NULL,
   PRIMARY KEY (`key`, seq),
-  -- A transaction of a holder locks its entry here, and not the row: the deadline can still be moved, and nobody can
-  -- take the place away.
-  UNIQUE KEY tenure_holds (`key`, claim),
   -- How a client finds what has changed for all that it waits for.
   KEY tenure_news (channel, state)
+) ENGINE = InnoDB COMMENT 'locks of tenure: do not edit';
+
+-- One row for each place that was granted. A transaction of the holder locks this one: its deadline can still be moved,
+-- and nobody can take the place away.
+CREATE TABLE IF NOT EXISTS tenure_holds (
+  `key` {key} NOT NULL,
+  claim {claim} NOT NULL,
+  PRIMARY KEY (`key`, claim)
 ) ENGINE = InnoDB COMMENT 'locks of tenure: do not edit';
