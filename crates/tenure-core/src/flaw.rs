@@ -23,6 +23,8 @@ pub enum Flaw {
     ImmortalPlaces,
     /// A token that is only a counter.
     CounterOnlyToken,
+    /// Permits that are only counted: a release gives one back, although its own was given back when it expired.
+    PermitsAsCounter,
 }
 
 #[cfg(not(feature = "planted-flaws"))]

@@ -101,6 +101,13 @@ impl Guard {
         self.remaining().map(|remaining| Instant::now() + remaining)
     }
 
+    /// As [`Guard::until`], on the clocks by which the hold is judged; other processes of the machine share them, so
+    /// that a referee can compare the claims of several. Of a hold that has ended, when it would have ended by itself.
+    #[must_use]
+    pub fn until_moment(&self) -> Option<Moment> {
+        self.hold().until()
+    }
+
     /// Waits until the hold is lost.
     ///
     /// # Guarantees

@@ -262,7 +262,15 @@ impl<T: Clone> Ledger<T> {
         alive: &mut dyn FnMut(&T) -> bool,
     ) -> (Withdrawn, Vec<Told<T>>) {
         self.bury(terms, alive);
-        let withdrawn = self.remove(claim.id);
+        let withdrawn = match self.remove(claim.id) {
+            Withdrawn::Absent if flaw::planted(Flaw::PermitsAsCounter) && claim.mode.limit().is_some() => {
+                self.places
+                    .first()
+                    .map(|first| first.claim)
+                    .map_or(Withdrawn::Absent, |first| self.remove(first))
+            }
+            withdrawn => withdrawn,
+        };
         if stray == Stray::Possible && !flaw::planted(Flaw::NoTombstone) {
             self.entomb(claim.id, false, micros(claim.term()), terms);
         }

@@ -26,6 +26,7 @@
 //! the claim, so the two need no order between them.
 
 pub mod answers;
+pub mod distant;
 mod erased;
 mod error;
 pub mod inbox;
