@@ -117,6 +117,14 @@ impl Proxy {
     /// # Errors
     /// When the machine has no port left.
     pub fn before(server_port: u16, framing: Framing) -> Result<Self, ServerError> {
+        Self::before_address(SocketAddr::from((Ipv4Addr::LOCALHOST, server_port)), framing)
+    }
+
+    /// A proxy before the server at an address.
+    ///
+    /// # Errors
+    /// As [`Proxy::before`].
+    pub fn before_address(server: SocketAddr, framing: Framing) -> Result<Self, ServerError> {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(ServerError::step("open a proxy"))?;
         let port = listener.local_addr().map_err(ServerError::step("open a proxy"))?.port();
@@ -126,7 +134,7 @@ impl Proxy {
             for client in listener.incoming().flatten() {
                 let Some(rules) = ours.upgrade() else { return };
                 // A server that is away looks to the client like one that hangs up.
-                let _ = connect(&rules, client, server_port, framing);
+                let _ = connect(&rules, client, server, framing);
             }
         });
         Ok(Self { port, rules })
@@ -223,7 +231,7 @@ impl Drop for Proxy {
     }
 }
 
-fn connect(rules: &Arc<Rules>, client: TcpStream, server_port: u16, framing: Framing) -> io::Result<()> {
+fn connect(rules: &Arc<Rules>, client: TcpStream, server: SocketAddr, framing: Framing) -> io::Result<()> {
     {
         let mut now = rules.now();
         if now.refuses {
@@ -235,7 +243,7 @@ fn connect(rules: &Arc<Rules>, client: TcpStream, server_port: u16, framing: Fra
             return Ok(());
         }
     }
-    let server = TcpStream::connect((Ipv4Addr::LOCALHOST, server_port))?;
+    let server = TcpStream::connect(server)?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     rules.now().open.push((client.try_clone()?, server.try_clone()?));

@@ -114,6 +114,8 @@ pub enum Event {
     Quit { op: Op },
     /// The engine could not be asked.
     Failed { op: Op, why: String },
+    /// A holder reads without entering: only users who forgo the better part of a fence do that.
+    Read { op: Op },
     /// A holder enters the resource, before it reads.
     Enter(Act),
     /// A holder writes what it made of what it had read.
@@ -138,8 +140,10 @@ pub enum Event {
     Line { key: usize, asked: Micros, places: Vec<(ClaimId, bool)> },
     /// No more faults come.
     Calm {},
-    /// All workers have ended; what the engine still had after that, and withdrawals that were never answered.
-    Left { keys: Vec<String>, withdrawals: usize },
+    /// A life ends although some of its withdrawals were never answered.
+    Undone { life: Life, withdrawals: usize },
+    /// All workers have ended, and places have had their time to lapse; the keys that are still in use.
+    Left { keys: Vec<String> },
 }
 
 /// A wish.

@@ -27,16 +27,16 @@ pub(super) fn check(history: &History, timeline: &Timeline) -> Check {
                     });
                 }
             }
-            Event::Left { keys, withdrawals } => {
+            Event::Left { keys } => {
                 check.judged += 1;
                 if !keys.is_empty() {
                     check.accuse(*at, || {
                         format!("after the end there are still places in {}", keys.join(", "))
                     });
                 }
-                if *withdrawals > 0 {
-                    check.accuse(*at, || format!("{withdrawals} withdrawals were never answered"));
-                }
+            }
+            Event::Undone { life, withdrawals } => {
+                check.accuse(*at, || format!("{withdrawals} withdrawals of life {life} were never answered"));
             }
             _ => {}
         }

@@ -119,9 +119,9 @@ pub(super) struct Timeline {
     pub(super) spells: Vec<Spell>,
     /// What is wrong with everybody's world: faults that hit all.
     pub(super) everybody: Spans,
-    /// What is wrong with one life's world: its own pauses and cuts.
+    /// What is wrong with one life's world: its own pauses and cuts, and when it wanted to run and did not.
     pub(super) lives: HashMap<Life, Spans>,
-    /// When somebody who wanted to run did not.
+    /// When the referee wanted to run and did not: the whole machine is busy.
     pub(super) starved: Spans,
     /// Times in which the engine may have forgotten something.
     pub(super) forgot: Spans,
@@ -150,6 +150,7 @@ struct Reader {
     index: HashMap<Op, usize>,
     open: HashMap<u32, (Micros, Fault)>,
     starved: Vec<(Micros, Micros)>,
+    lives: HashMap<Life, Vec<(Micros, Micros)>>,
 }
 
 impl Timeline {
@@ -229,7 +230,10 @@ impl Reader {
                     hold.released = Some((at, *how));
                 }
             }
-            Event::Starved { from, .. } => self.starved.push((*from, at)),
+            Event::Starved { life: None, from } => self.starved.push((*from, at)),
+            Event::Starved { life: Some(life), from } => {
+                self.lives.entry(*life).or_default().push((*from, at));
+            }
             Event::Fault(fault) => {
                 self.open.insert(fault.fault, (at, fault.clone()));
             }
@@ -242,7 +246,11 @@ impl Reader {
                 timeline.died.insert(*life, at);
             }
             Event::Calm {} => timeline.calm = Some(at),
-            Event::Born { .. } | Event::Line { .. } | Event::Left { .. } => {}
+            Event::Born { .. }
+            | Event::Read { .. }
+            | Event::Line { .. }
+            | Event::Undone { .. }
+            | Event::Left { .. } => {}
         }
     }
 
@@ -268,7 +276,7 @@ impl Reader {
         self.timeline.spells.extend(open.map(|(from, fault)| Spell { from, to: end, fault }));
         self.timeline.spells.sort_by_key(|spell| spell.from);
         let (mut all, mut forgot) = (Vec::new(), Vec::new());
-        let mut lives: HashMap<Life, Vec<_>> = HashMap::new();
+        let mut lives = self.lives;
         let mut killed = HashMap::new();
         for Spell { from, to, fault } in &self.timeline.spells {
             match fault.life {

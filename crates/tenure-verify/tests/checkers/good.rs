@@ -223,7 +223,7 @@ pub fn history(seed: u64, workers: usize, wishes: u64) -> History {
     for life in 0..workers as u32 {
         world.say(Event::Dead { life });
     }
-    world.say(Event::Left { keys: vec![], withdrawals: 0 });
+    world.say(Event::Left { keys: vec![] });
     world.history
 }
 

@@ -303,7 +303,8 @@ fn what_is_left_at_the_end_is_found() {
     let mut bad = history(1, 3, 50);
     bad.records.pop();
     let at = bad.records.last().unwrap().0;
-    bad.records.push(Record(at, Event::Left { keys: vec!["k0".into()], withdrawals: 1 }));
+    bad.records.push(Record(at, Event::Undone { life: 0, withdrawals: 1 }));
+    bad.records.push(Record(at, Event::Left { keys: vec!["k0".into()] }));
     assert_eq!(judge(&bad).of(Rule::Leaks).unwrap().broken, 2);
 }
 
