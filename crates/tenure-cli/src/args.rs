@@ -10,6 +10,8 @@ use tenure::{ClaimId, Key, Ttl};
 
 use crate::duration;
 use crate::exit::{Code, Failure, TABLE};
+#[cfg(feature = "verify")]
+use crate::verify::{Verify, VerifyWorker};
 use crate::view;
 
 /// How much of a hostile argument an error repeats.
@@ -44,6 +46,13 @@ pub(crate) enum Command {
     Break(Break),
     /// Make the tables of an engine in a database
     Migrate(Migrate),
+    /// Torture the locks of an engine, and judge what happened
+    #[cfg(feature = "verify")]
+    Verify(Verify),
+    /// The life of a worker of `verify`
+    #[cfg(feature = "verify")]
+    #[command(hide = true)]
+    VerifyWorker(VerifyWorker),
 }
 
 impl Command {
@@ -54,6 +63,10 @@ impl Command {
             Self::List(list) => list.json,
             Self::Break(broken) => broken.json,
             Self::Migrate(_) => false,
+            #[cfg(feature = "verify")]
+            Self::Verify(verify) => verify.json,
+            #[cfg(feature = "verify")]
+            Self::VerifyWorker(_) => false,
         }
     }
 }
@@ -307,7 +320,7 @@ fn prefix() -> impl TypedValueParser<Value = String> {
     OsStringValueParser::new().try_map(utf8)
 }
 
-fn ttl(text: &str) -> Result<Ttl, String> {
+pub(crate) fn ttl(text: &str) -> Result<Ttl, String> {
     Ttl::new(duration::parse(text)?).map_err(|error| error.to_string())
 }
 

@@ -17,6 +17,15 @@ impl Code {
     pub(crate) const OK: Self = Self(0);
     /// `break` was asked not to.
     pub(crate) const DECLINED: Self = Self(1);
+    /// `verify` found a rule broken.
+    #[cfg(feature = "verify")]
+    pub(crate) const VIOLATED: Self = Self(1);
+    /// `verify` could not prove anything.
+    #[cfg(feature = "verify")]
+    pub(crate) const UNPROVEN: Self = Self(2);
+    /// `verify` cannot reach the engine.
+    #[cfg(feature = "verify")]
+    pub(crate) const NOT_REACHED: Self = Self(3);
     /// The command line, a name, a duration or a URL cannot be right (`EX_USAGE`).
     pub(crate) const USAGE: Self = Self(64);
     /// Somebody else holds the lock, and `-n` was given. `-E` changes it.

@@ -1,8 +1,9 @@
-//! `tenure`: run a command under a distributed lock; see who holds one; break one.
+//! `tenure`: run a command under a distributed lock; see who holds one; break one; prove an engine.
 //!
 //! `main` only turns a result into an exit code. Each concern has its file: what was asked ([`args`]), the codes
 //! ([`exit`]), the life of a command ([`run`], [`supervise`], [`child`], [`signals`], [`terminal`]), what operators
-//! ask ([`status`], [`list`], [`break_`], [`migrate`]) and how all of it is said ([`report`], [`view`]).
+//! ask ([`status`], [`list`], [`break_`], [`migrate`]), what proves an engine (`verify`) and how all of it is said
+//! ([`report`], [`view`]).
 
 #![deny(unsafe_code)]
 
@@ -21,6 +22,8 @@ mod signals;
 mod status;
 mod supervise;
 mod terminal;
+#[cfg(feature = "verify")]
+mod verify;
 mod view;
 mod waiting;
 
@@ -41,17 +44,24 @@ fn main() {
     std::process::exit(code.number());
 }
 
-/// Does what was asked, on one thread: the command is the child of this one, and ends with it.
+/// Does what was asked.
 fn work(cli: Cli) -> Result<Code, Failure> {
+    match cli.command {
+        Command::Run(args) => on_one_thread(run::run(args)),
+        Command::Status(args) => on_one_thread(status::status(args)),
+        Command::List(args) => on_one_thread(list::list(args)),
+        Command::Break(args) => on_one_thread(break_::break_(args)),
+        Command::Migrate(args) => on_one_thread(migrate::migrate(args)),
+        #[cfg(feature = "verify")]
+        Command::Verify(args) => verify::verify(args),
+        #[cfg(feature = "verify")]
+        Command::VerifyWorker(args) => verify::verify_worker(&args),
+    }
+}
+
+/// On one thread: a command that is run is the child of this one, and ends with it.
+fn on_one_thread(work: impl Future<Output = Result<Code, Failure>>) -> Result<Code, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::internal(format!("cannot start: {error}")))?;
-    runtime.block_on(async {
-        match cli.command {
-            Command::Run(run) => run::run(run).await,
-            Command::Status(status) => status::status(status).await,
-            Command::List(list) => list::list(list).await,
-            Command::Break(broken) => break_::break_(broken).await,
-            Command::Migrate(migration) => migrate::migrate(migration).await,
-        }
-    })
+    runtime.block_on(work)
 }

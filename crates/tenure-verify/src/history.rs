@@ -118,6 +118,8 @@ pub enum Event {
     Read { op: Op },
     /// A holder enters the resource, before it reads.
     Enter(Act),
+    /// A holder has looked, found that it holds, and is about to write.
+    Checked { op: Op },
     /// A holder writes what it made of what it had read.
     Write(Act),
     /// A holder was told that its hold is lost; `told` is when, by its own stamp.

@@ -17,6 +17,7 @@ pub mod history;
 mod nemesis;
 mod own;
 mod referee;
+mod reliability;
 mod run;
 mod site;
 mod summary;
@@ -26,6 +27,7 @@ mod worker;
 
 pub use nemesis::Kind;
 pub use referee::Live;
+pub use reliability::publish;
 pub use run::{Options, run};
 pub use summary::{Outcome, Summary, Verdict};
 pub use worker::work_for;

@@ -1,8 +1,10 @@
 //! Servers that a run starts for itself, and may therefore kill, stop, starve and misguide.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use tenure_servers::redis::RedisServer;
+use tenure_servers::{ClockShim, ServerError, Step};
 
 use crate::VerifyError;
 use crate::nemesis::Kind;
@@ -25,9 +27,19 @@ pub(crate) trait Own: Debug + Send {
 
 /// Starts servers for an engine that is named by the scheme of its URLs.
 pub(crate) fn start(scheme: &str, count: u32) -> Result<Box<dyn Own>, VerifyError> {
-    let trouble = |error: tenure_servers::ServerError| VerifyError::trouble(error.to_string());
+    let trouble = |error: ServerError| VerifyError::trouble(error.to_string());
     match (scheme, count) {
-        ("redis", 1) => Ok(Box::new(OneRedis { server: RedisServer::start(&[]).map_err(trouble)? })),
+        ("redis", 1) => {
+            // Without a C compiler there are no clocks to set, and `clock` is not possible.
+            let clocks = match ClockShim::new() {
+                Err(ServerError::Missing { .. }) => None,
+                clocks => Some(clocks.map_err(trouble)?),
+            };
+            let program = RedisServer::program();
+            let program = clocks.as_ref().map_or(program.clone(), |clocks| clocks.around(program));
+            let server = RedisServer::start_program(program, &[]).map_err(trouble)?;
+            Ok(Box::new(OneRedis { server, clocks }))
+        }
         _ => {
             let message =
                 format!("{count} servers of {scheme:?} cannot be started here: use `redis: --own-servers 1`");
@@ -40,6 +52,7 @@ pub(crate) fn start(scheme: &str, count: u32) -> Result<Box<dyn Own>, VerifyErro
 #[derive(Debug)]
 struct OneRedis {
     server: RedisServer,
+    clocks: Option<ClockShim>,
 }
 
 impl OneRedis {
@@ -61,19 +74,29 @@ impl Own for OneRedis {
     }
 
     fn possible(&self) -> Vec<Kind> {
-        vec![Kind::Freeze, Kind::Flush, Kind::Memory, Kind::Restart]
+        let clock = self.clocks.iter().map(|_| Kind::Clock);
+        [Kind::Freeze, Kind::Flush, Kind::Memory, Kind::Restart].into_iter().chain(clock).collect()
     }
 
     fn forgets(&self, kind: Kind) -> bool {
-        kind == Kind::Restart
+        // A clock that is set forward ends leases, which looks the same.
+        matches!(kind, Kind::Restart | Kind::Clock)
     }
 
-    fn strike(&mut self, kind: Kind, _: usize, _: u32) -> Result<(), String> {
+    fn strike(&mut self, kind: Kind, _: usize, dice: u32) -> Result<(), String> {
         match kind {
             Kind::Freeze => self.server.process().freeze(),
             Kind::Flush => drop(self.say("SCRIPT FLUSH")?),
             Kind::Memory => drop(self.say("CONFIG SET maxmemory 1")?),
             Kind::Restart => self.server.kill(),
+            Kind::Clock => {
+                // By up to ten seconds, more often forward: back, nobody is granted for as long.
+                let by = Duration::from_millis(u64::from(dice % 10_000));
+                let step = if dice.is_multiple_of(4) { Step::Back(by / 10) } else { Step::Forward(by) };
+                if let Some(clocks) = &self.clocks {
+                    clocks.step(step).map_err(|error| error.to_string())?;
+                }
+            }
             _ => {}
         }
         Ok(())

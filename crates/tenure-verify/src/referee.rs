@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use tenure_core::lease::{Clock, SystemClock};
 
-use crate::history::{Act, Event, Header, Micros, Op, Record, write_line};
+use crate::history::{Act, Event, Header, Life, Micros, Op, Record, write_line};
 
 /// What the referee answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,10 +55,20 @@ struct State {
     trouble: Option<io::Error>,
     last: Micros,
     ops: Op,
-    /// The resource of each wish under way: its key, and its permit.
-    resources: HashMap<Op, (usize, u32)>,
+    /// The wishes under way.
+    wishes: HashMap<Op, Wish>,
     registers: HashMap<(usize, u32), Register>,
     live: Live,
+}
+
+/// A wish under way.
+#[derive(Clone, Copy)]
+struct Wish {
+    life: Life,
+    /// Its resource: a key, and a permit.
+    resource: (usize, u32),
+    /// It is about to write.
+    checked: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -87,7 +97,7 @@ impl Referee {
             trouble: None,
             last: 0,
             ops: 0,
-            resources: HashMap::new(),
+            wishes: HashMap::new(),
             registers: HashMap::new(),
             live: Live::default(),
         };
@@ -112,6 +122,11 @@ impl Referee {
     /// Tells everybody who asks next that the run is over.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a life has just checked its hold and is about to write: the worst moment to stop it.
+    pub(crate) fn is_about_to_write(&self, life: Life) -> bool {
+        self.state().wishes.values().any(|wish| wish.life == life && wish.checked)
     }
 
     pub(crate) fn live(&self) -> Live {
@@ -139,13 +154,14 @@ impl State {
             Event::Ask(ask) => {
                 self.ops += 1;
                 ask.op = self.ops;
-                self.resources.insert(ask.op, (ask.key, 0));
+                let wish = Wish { life: ask.life, resource: (ask.key, 0), checked: false };
+                self.wishes.insert(ask.op, wish);
                 Answer { op: ask.op, ..nothing }
             }
             Event::Got(got) => {
                 self.live.grants += 1;
-                if let Some(resource) = self.resources.get_mut(&got.op) {
-                    resource.1 = got.slot;
+                if let Some(wish) = self.wishes.get_mut(&got.op) {
+                    wish.resource.1 = got.slot;
                 }
                 nothing
             }
@@ -163,7 +179,12 @@ impl State {
                 self.count(at, act);
                 Answer { accepted: act.accepted, value: act.value, plain: act.plain, ..nothing }
             }
+            Event::Checked { op } => {
+                self.check(*op, true);
+                nothing
+            }
             Event::Write(act) => {
+                self.check(act.op, false);
                 let register = self.register(act.op);
                 act.accepted = act.token >= register.mark;
                 if act.accepted {
@@ -185,15 +206,21 @@ impl State {
             | Event::Missed { op }
             | Event::Quit { op }
             | Event::Failed { op, .. } => {
-                self.resources.remove(op);
+                self.wishes.remove(op);
                 nothing
             }
             _ => nothing,
         }
     }
 
+    fn check(&mut self, op: Op, checked: bool) {
+        if let Some(wish) = self.wishes.get_mut(&op) {
+            wish.checked = checked;
+        }
+    }
+
     fn register(&mut self, op: Op) -> &mut Register {
-        let resource = self.resources.get(&op).copied().unwrap_or_default();
+        let resource = self.wishes.get(&op).map_or((0, 0), |wish| wish.resource);
         self.registers.entry(resource).or_default()
     }
 

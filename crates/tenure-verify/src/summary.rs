@@ -104,14 +104,22 @@ impl Outcome {
         }
     }
 
+    /// Writes the part that is worth keeping.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn record(&self, path: &Path) -> io::Result<()> {
+        let mut json = serde_json::to_string_pretty(&self.summary())?;
+        json.push('\n');
+        std::fs::write(path, json)
+    }
+
     /// Writes the verdict and a picture of the run beside its history.
     ///
     /// # Errors
     /// When the files cannot be written.
     pub fn write(&self, directory: &Path) -> io::Result<()> {
-        let mut json = serde_json::to_string_pretty(&self.summary())?;
-        json.push('\n');
-        std::fs::write(directory.join("verdict.json"), json)?;
+        self.record(&directory.join("verdict.json"))?;
         std::fs::write(directory.join("verdict.txt"), self.to_string())?;
         std::fs::write(directory.join("timeline.html"), timeline::page(&self.history, &self.judgement))
     }
@@ -189,7 +197,7 @@ impl Outcome {
     }
 }
 
-fn list(counts: &BTreeMap<String, u64>) -> String {
+pub(crate) fn list(counts: &BTreeMap<String, u64>) -> String {
     if counts.is_empty() {
         return "none".to_owned();
     }

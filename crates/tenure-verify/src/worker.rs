@@ -189,16 +189,17 @@ impl Task {
         };
         let ttl_ms = (self.plan.ttl / 1_000).max(2);
         let work = match self.dice.random_range(0..20) {
-            0 => self.dice.random_range(ttl_ms / 2..ttl_ms * 3 / 2),
-            1..=4 => self.dice.random_range(20..80),
+            0 if self.dice.random_bool(0.4) => self.dice.random_range(ttl_ms / 2..ttl_ms * 3 / 2),
+            1 | 2 => self.dice.random_range(20..80),
             _ => self.dice.random_range(0..8),
         };
-        let gap = self.dice.random_range(0..10);
+        let gap = self.dice.random_range(1..10);
         self.work(op, guard, work, &mut told).await?;
         if let Some(read) = read.filter(|read| read.accepted)
             && guard.is_held()
         {
             // A check is never late enough: what is written is on its way for a while, and so is who writes it.
+            self.voice.say(Event::Checked { op })?;
             self.work(op, guard, gap, &mut told).await?;
             self.voice.say(Event::Write(act(op, guard, read.value, read.plain)))?;
         }

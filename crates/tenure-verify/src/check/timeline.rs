@@ -248,6 +248,7 @@ impl Reader {
             Event::Calm {} => timeline.calm = Some(at),
             Event::Born { .. }
             | Event::Read { .. }
+            | Event::Checked { .. }
             | Event::Line { .. }
             | Event::Undone { .. }
             | Event::Left { .. } => {}
