@@ -172,8 +172,13 @@ impl Pending {
     /// validity counts from there; otherwise it was meant for a place that has lapsed since.
     fn pushed(&mut self, grant: Grant, wait: &Wait) -> Step {
         let (sent, last_token) = wait.last_waiting();
-        // An offer stands for the claim window, which has no quarantine in it.
-        let lease = grant.validity.lease(sent, Duration::ZERO);
+        // An offer stands for the claim window, which has no quarantine in it. Once it is confirmed, the engine counts
+        // the TTL from the confirmation on, which may end before the window would have.
+        let offered = match grant.validity {
+            Validity::Lease(window) => Validity::Lease(window.min(self.claim.ttl.duration())),
+            Validity::Lifetime => Validity::Lifetime,
+        };
+        let lease = offered.lease(sent, Duration::ZERO);
         if grant.tokens.first.get() <= last_token || self.is_late(lease) {
             return Step::LookAgain;
         }

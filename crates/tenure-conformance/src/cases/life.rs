@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tenure_core::engine::{Standing, Withdrawn};
+use tenure_core::engine::{Liveness, Standing, Withdrawn};
 use tenure_core::{ErrorKind, Fairness, LossCause, Options, Released, Tenure};
 
 use super::cases;
@@ -40,7 +40,28 @@ cases![
     a_hold_of_many_terms_stays_renewed,
     shutdown_drains_and_refuses,
     an_evicted_waiter_gets_an_error,
+    an_offer_is_not_counted_on_for_longer_than_the_ttl,
 ];
+
+/// An offer stands for the claim window, but once it is confirmed the engine counts the TTL, from then on. Found by
+/// `tenure verify`: a holder with a TTL below the window believed in the window, and did not renew in time.
+async fn an_offer_is_not_counted_on_for_longer_than_the_ttl<S: Site>(stage: &Stage<S>) {
+    let (one, two) = (stage.tenure().await, stage.tenure().await);
+    let ttl = Duration::from_millis(400);
+    for _ in 0..3 {
+        let guard = one.lock(stage.name("k")).acquire().await.unwrap();
+        let lock = two.lock(stage.name("k")).ttl(ttl);
+        let waiter = tokio::spawn(async move { lock.acquire().await });
+        stage.until_places("k", 2).await;
+        guard.release().await.unwrap();
+        let guard = soon("the waiter is granted", waiter).await.unwrap().unwrap();
+        if two.facts().liveness == Liveness::Lease {
+            let remaining = guard.remaining().expect("a lease has an end");
+            assert!(remaining <= ttl, "{remaining:?} remain of a TTL of {ttl:?}");
+        }
+        drop(guard.release().await);
+    }
+}
 
 async fn a_guard_tells_its_state<S: Site>(stage: &Stage<S>) {
     let tenure = stage.tenure().await;
