@@ -19,7 +19,7 @@ use crate::site::Site;
 const STORM: u32 = 16;
 
 /// For how long a pause waits for the worst moment; the seed decides when it begins to wait, not whom it meets.
-const AIM: Micros = 200_000;
+const AIM: Micros = 400_000;
 
 /// What is done to workers and servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,12 +136,11 @@ impl Iterator for Schedule {
         let calm = if self.count.is_multiple_of(STORM) { 3 * ttl } else { 0 };
         // The first kinds come first, so that a short run has all of them.
         let nth = usize::try_from(self.count - 1).unwrap_or(usize::MAX);
-        let kind = self
-            .kinds
-            .get(nth)
-            .copied()
-            .unwrap_or_else(|| self.kinds[dice.random_range(0..self.kinds.len())]);
-        let short = dice.random_bool(0.35);
+        // Pauses are what locks cannot prevent, and what fences are for: there are more of them.
+        let pauses = self.kinds.iter().filter(|kind| **kind == Kind::Pause);
+        let drawn: Vec<_> = self.kinds.iter().chain(pauses.clone()).chain(pauses).collect();
+        let kind = self.kinds.get(nth).copied().unwrap_or(*drawn[dice.random_range(0..drawn.len())]);
+        let short = dice.random_bool(0.25);
         let lasts = match kind {
             Kind::Kill => 0..ttl,
             Kind::Pause if short => 5_000..ttl / 4 + 5_001,

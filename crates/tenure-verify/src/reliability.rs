@@ -74,10 +74,9 @@ fn text(summaries: &[Summary]) -> String {
             let check = summary.checks.iter().find(|check| check.rule == rule);
             let (broken, judged) = check.map_or((0, 0), |check| (check.broken, check.judged));
             let tolerated = rule == Rule::Exclusion && broken > 0 && !summary.tolerates.is_empty();
-            let note = if tolerated {
-                format!(", tolerated after {}", summary.tolerates.join(", "))
-            } else {
-                String::new()
+            let note = match tolerated {
+                true => format!(", tolerated after {}", summary.tolerates.join(", ")),
+                false => String::new(),
             };
             let _ = write!(page, " {broken} of {judged}{note} |");
         }

@@ -80,7 +80,8 @@ impl Site {
     pub(crate) fn interpose(&mut self, workers: usize) -> Result<(), VerifyError> {
         let Place::Outside(outside) = &mut self.place else { return Ok(()) };
         let Some((_, server, _)) = split(&outside.url) else {
-            let message = "cut works by a proxy, for the URL of one server without encryption: leave it out of --nemesis";
+            let message = "cut works by a proxy, for the URL of one server without encryption: \
+                           leave it out of --nemesis";
             return Err(VerifyError::Usage(message.to_owned()));
         };
         let address = resolve(server).ok_or_else(|| {

@@ -186,7 +186,8 @@ proptest! {
         }
         prop_assert!(broken(&bad).contains(&Rule::LossSignal), "{:?}", broken(&bad));
         // Whoever is stopped cannot be told.
-        let Some(Record(_, Event::Ask(ask))) = bad.records.iter().find(|Record(_, event)| matches!(event, Event::Ask(ask) if ask.op == op)) else { unreachable!() };
+        let asks = |record: &&Record| matches!(&record.1, Event::Ask(ask) if ask.op == op);
+        let Some(Record(_, Event::Ask(ask))) = bad.records.iter().find(asks) else { unreachable!() };
         let life = ask.life;
         bad.records.insert(at, Record(now + 191_000, Event::Healed { fault: 1 }));
         bad.records.insert(at, Record(now, fault(1, "pause", Some(life))));
@@ -246,7 +247,8 @@ proptest! {
             Event::Ask(ask) if ask.op == op => Some(ask.life),
             _ => None,
         });
-        let released = bad.records.iter().position(|Record(_, event)| matches!(event, Event::Released { op: it, .. } if *it == op));
+        let is_released = |event: &Event| matches!(event, Event::Released { op: it, .. } if *it == op);
+        let released = bad.records.iter().position(|record| is_released(&record.1));
         bad.records.remove(released.unwrap());
         bad.records[at] = Record(now, fault(1, "kill", ask));
         bad.records.insert(at + 1, Record(now, Event::Healed { fault: 1 }));
