@@ -85,7 +85,8 @@ fn text(summaries: &[Summary]) -> String {
     page.push_str(
         "\n## What the fence prevented, and how long waiting took\n\n\
          | engine | fenced writes | accepted | refused | exposures | lost with fence | lost without fence | \
-         longest unavailable | hand-offs | half within | 99 % within |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+         longest unavailable | hand-offs | half within | 99 % within |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for summary in summaries {
         let figures = &summary.figures;
