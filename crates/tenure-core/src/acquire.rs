@@ -184,9 +184,9 @@ impl Pending {
         }
         match self.hold(grant, lease) {
             Ok(hold) => {
-                // The offer stands only for the claim window: it must be confirmed at once.
+                // The offer stands only for the claim window: whoever keeps the hold confirms it first.
                 hold.confirm_soon();
-                keeping::adopt_at(self.shared.clock.now(), &hold);
+                keeping::adopt_soon(&hold);
                 Step::Held(hold)
             }
             Err(error) => Step::Failed(error),

@@ -131,10 +131,15 @@ impl Hold {
 
     /// When the keeper should renew next, if the hold still stands.
     pub(crate) fn renew_at(&self) -> Option<Moment> {
+        let due = self.must_renew_at()?;
+        Some(if self.state().unconfirmed { self.shared.clock.now() } else { due })
+    }
+
+    /// When a renewal is due, offered or not, if the hold still stands.
+    pub(crate) fn must_renew_at(&self) -> Option<Moment> {
         let state = self.state();
         matches!(state.phase, Phase::Held).then(|| match state.lease {
-            _ if state.unconfirmed => self.shared.clock.now(),
-            Some(lease) => lease.renew_at(),
+            Some(lease) => lease.renew_together_at(self.shared.phase),
             // A hold that cannot expire is only looked after, in case a wake was lost.
             None => self.shared.clock.now().after(self.claim.ttl.duration() / 3),
         })
@@ -249,7 +254,7 @@ impl Hold {
         self.turned.notify_waiters();
     }
 
-    /// The first renewal is due at once: it confirms what was only offered.
+    /// The first renewal is due as soon as somebody keeps the hold: it confirms what was only offered.
     pub(crate) fn confirm_soon(&self) {
         self.state().unconfirmed = true;
     }

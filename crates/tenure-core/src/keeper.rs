@@ -112,7 +112,9 @@ impl Keeper {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let keeper = Arc::clone(self);
         let thread = std::thread::Builder::new().name("tenure-keeper".to_owned());
-        thread.spawn(move || runtime.block_on(run(keeper))).map_err(failed)?;
+        // What is due together is to be asked together, however much it is: no task here needs to be interrupted.
+        let work = tokio::task::unconstrained(run(keeper));
+        thread.spawn(move || runtime.block_on(work)).map_err(failed)?;
         notes.started = true;
         Ok(())
     }

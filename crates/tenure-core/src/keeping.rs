@@ -20,18 +20,14 @@ use crate::hold::{Extended, Hold};
 use crate::keeper::{ADOPT_AFTER, Due};
 use crate::lease::Moment;
 
-/// Leaves the note that the hold is to be kept from `at` on.
-pub(crate) fn adopt_at(at: Moment, hold: &Arc<Hold>) {
-    let ticket = hold.shared.keeper.note(at, Arc::clone(hold) as _);
-    hold.set_adoption(ticket);
-}
-
-/// Leaves the note that the hold is to be kept: shortly after its grant, and before anything is due.
+/// Leaves the note that the hold is to be kept: shortly after its grant, and before anything is due. One that is only
+/// offered is confirmed then, unless it has been released: the offer stands for as long as its lease says.
 pub(crate) fn adopt_soon(hold: &Arc<Hold>) {
     let latest = hold.shared.clock.now().after(ADOPT_AFTER);
-    let at = hold.renew_at().map_or(latest, |renew| renew.earliest(latest));
+    let at = hold.must_renew_at().map_or(latest, |renew| renew.earliest(latest));
     let at = hold.deadline().map_or(at, |(deadline, _)| deadline.earliest(at));
-    adopt_at(at, hold);
+    let ticket = hold.shared.keeper.note(at, Arc::clone(hold) as _);
+    hold.set_adoption(ticket);
 }
 
 impl Due for Hold {

@@ -56,6 +56,26 @@ impl Moment {
         self.until(deadline).is_zero()
     }
 
+    /// When to do again what was done at this moment and is to be done each `every`, so that many do it together: on a
+    /// grid with a point each `every`, of which the first lies at `phase` of it. Never later than `every` from now; less
+    /// than half of it from now only if it is less than half a point of the grid away.
+    pub(crate) fn again_together(self, every: Duration, phase: f64) -> Self {
+        let latest = self.after(every);
+        let at = latest.on_grid(every, phase);
+        // Too soon to be worth it: half a point later, from where the next one is on the grid.
+        if self.until(at) < every / 2 { latest.on_grid(every / 2, phase * 2.0) } else { at }
+    }
+
+    /// The last moment that is not after this one, of a grid with a point each `step`, of which the first lies at
+    /// `phase` of a step.
+    fn on_grid(self, step: Duration, phase: f64) -> Self {
+        let shift = step.mul_f64(1.0 - phase.fract());
+        let past = self.monotonic.saturating_add(shift).as_nanos().checked_rem(step.as_nanos());
+        // Less than a step, which is a duration.
+        let past = Duration::from_nanos(past.and_then(|past| u64::try_from(past).ok()).unwrap_or(0));
+        Self { monotonic: self.monotonic.saturating_sub(past), boot: self.boot.saturating_sub(past) }
+    }
+
     /// The earlier of two moments, clock by clock.
     #[must_use]
     pub fn earliest(self, other: Self) -> Self {
@@ -139,6 +159,11 @@ impl Lease {
         self.sent.after(self.granted / 3)
     }
 
+    /// When to renew it together with others of the same length: between a sixth and a third after it was sent.
+    pub(crate) fn renew_together_at(self, phase: f64) -> Moment {
+        self.sent.again_together(self.granted / 3, phase)
+    }
+
     /// When silence becomes a worry: two thirds without an answer.
     #[must_use]
     pub fn suspect_at(self) -> Moment {
@@ -220,6 +245,25 @@ mod tests {
             let lease = Lease::new(at(0), Duration::from_millis(granted_ms));
             prop_assert!(!lease.renew_at().reached(lease.suspect_at()));
             prop_assert!(!lease.suspect_at().reached(lease.until()));
+        }
+
+        #[test]
+        fn what_is_renewed_together_is_renewed_between_a_sixth_and_a_third(
+            sent in 0u64..1_000_000_000, granted_ms in 50u64..604_800_000, phase in 0.0f64..1.0,
+        ) {
+            let (granted, slack) = (Duration::from_millis(granted_ms), Duration::from_micros(1));
+            let mut lease = Lease::new(at(sent), granted);
+            let mut before = Vec::new();
+            for _ in 0..4 {
+                let together = lease.renew_together_at(phase);
+                prop_assert!(lease.renew_at().reached(together));
+                prop_assert!(together.after(slack).reached(lease.sent.after(granted / 6)));
+                before.push(together);
+                // Sent a little later than planned, as always.
+                lease = Lease::new(together.after(granted / 100), granted);
+            }
+            // After the first ones, each comes a whole third after the one before.
+            prop_assert!(before[2].until(before[3]) + slack > granted / 3);
         }
 
         #[test]

@@ -25,6 +25,8 @@ pub(crate) struct Shared {
     pub(crate) identity: Arc<Identity>,
     observer: Option<Arc<dyn Observer>>,
     dice: Mutex<StdRng>,
+    /// Where this client's grid of renewals lies, as a share of its step: those of other clients lie elsewhere.
+    pub(crate) phase: f64,
     /// The highest token that this client has seen, of any key: an engine that lost its state starts above it.
     floor: AtomicU64,
 }
@@ -42,7 +44,7 @@ impl Shared {
         observer: Option<Arc<dyn Observer>>,
         seed: Option<u64>,
     ) -> Self {
-        let dice = match seed {
+        let mut dice = match seed {
             Some(seed) => StdRng::seed_from_u64(seed),
             None => StdRng::from_rng(&mut rand::rng()),
         };
@@ -53,6 +55,7 @@ impl Shared {
             clock,
             identity,
             observer,
+            phase: dice.random(),
             dice: Mutex::new(dice),
             floor: AtomicU64::new(0),
         }

@@ -113,12 +113,14 @@ impl Wait {
     pub(crate) fn plan_refresh(self: &Arc<Self>) {
         let now = self.shared.clock.now();
         let every = self.shared.facts.refresh_every;
-        let in_time = match self.state().waiting.look_in {
+        // Those who look because it is time do so together: an engine can make one request of it.
+        let in_time = now.again_together(every, self.shared.phase);
+        let at = match self.state().waiting.look_in {
             // A little later than the deadline itself, or the look would come too early.
-            Some(look_in) => every.min(look_in + Duration::from_millis(1)),
-            None => every,
+            Some(look_in) => in_time.earliest(now.after(look_in + Duration::from_millis(1))),
+            None => in_time,
         };
-        let ticket = self.shared.keeper.note(now.after(in_time), Arc::clone(self) as _);
+        let ticket = self.shared.keeper.note(at, Arc::clone(self) as _);
         let mut state = self.state();
         let stale = state.ticket.replace(ticket);
         let over = state.over;

@@ -36,6 +36,8 @@ pub struct Ear<D: Dial> {
     claim: ClaimId,
     listener: Listener,
     inbox: Arc<Inbox<D>>,
+    /// Whether the home of the claim is ours, and ends with us.
+    at_home: bool,
 }
 
 impl<D: Dial> Default for Inbox<D> {
@@ -55,10 +57,15 @@ impl<D: Dial> Inbox<D> {
             self.signals.tell(claim, wake);
         }
         drop(unclaimed);
-        if let Some(home) = home {
-            lock(&self.homes).entry(claim).or_insert_with(|| Arc::downgrade(home));
-        }
-        Ear { claim, listener, inbox: Arc::clone(self) }
+        let at_home = home.is_some_and(|home| {
+            let mut homes = lock(&self.homes);
+            let free = !homes.contains_key(&claim);
+            if free {
+                homes.insert(claim, Arc::downgrade(home));
+            }
+            free
+        });
+        Ear { claim, listener, inbox: Arc::clone(self), at_home }
     }
 
     /// The connection over which a claim is to be told, if it still stands.
@@ -162,7 +169,9 @@ impl<D: Dial> fmt::Debug for Ear<D> {
 
 impl<D: Dial> Drop for Ear<D> {
     fn drop(&mut self) {
-        lock(&self.inbox.homes).remove(&self.claim);
+        if self.at_home {
+            lock(&self.inbox.homes).remove(&self.claim);
+        }
     }
 }
 
@@ -214,6 +223,17 @@ mod tests {
         ear.look();
         inbox.take(&claim.to_string());
         assert_eq!(ear.told().await, Wake::LookAgain);
+    }
+
+    #[tokio::test]
+    async fn who_keeps_a_place_alive_does_not_take_its_home_along() {
+        let (inbox, claim, home) =
+            (Arc::new(Inbox::<Nowhere>::default()), ClaimId::from_bits(7), Arc::new(()));
+        let waiter = inbox.listen(claim, Some(&home));
+        drop(inbox.listen(claim, Some(&Arc::new(()))));
+        assert!(inbox.home_of(claim).is_some_and(|kept| Arc::ptr_eq(&kept, &home)));
+        drop(waiter);
+        assert!(inbox.home_of(claim).is_none());
     }
 
     #[test]
