@@ -58,6 +58,10 @@ impl RedisContender {
     }
 
     async fn verb_at(&self, step: &Step, script: Script, args: &[&[u8]]) -> Result<String, Failed> {
+        if script == Script::Renew {
+            // Renewals come from the keeper, many at a time.
+            return step.link.verb_together(step.manner, script, &self.claim.key, &self.hash, args).await;
+        }
         step.link.verb(step.manner, script, &self.claim.key, &self.hash, args).await
     }
 
@@ -94,10 +98,17 @@ impl RedisContender {
         }
         // Whoever keeps the place alive does not draw the wake away from who waits.
         let home = self.home_at(link);
+        let looks_after = home.is_some() && self.ear.is_none();
         let connection = home.as_ref().unwrap_or(link).name;
         let wish = format!("{mode} {limit} {term} {spare} {floor} {connection:016x} {}", card.name);
         let args = [&self.id, &wish, &term, &spare, &floor, if_busy];
-        self.verb_at(step, Script::Attempt, &args.map(str::as_bytes)).await
+        let args = args.map(str::as_bytes);
+        if looks_after {
+            return link
+                .verb_together(step.manner, Script::Attempt, &self.claim.key, &self.hash, &args)
+                .await;
+        }
+        self.verb_at(step, Script::Attempt, &args).await
     }
 
     /// The connection on which our waiter listens, if it leads to the same server.
@@ -159,7 +170,12 @@ impl Contender for RedisContender {
         let (link, attempt) = self.look().await?;
         match &attempt {
             Attempt::Granted(_) if self.shared.acks > 0 => self.acknowledge(&link).await?,
-            Attempt::Waiting(_) if self.ear.is_none() && self.claim.if_busy == IfBusy::Join => {
+            // Who only keeps the place alive for another does not listen.
+            Attempt::Waiting(_)
+                if self.ear.is_none()
+                    && self.claim.if_busy == IfBusy::Join
+                    && self.shared.inbox.home_of(self.claim.id).is_none() =>
+            {
                 self.ear = Some(self.shared.inbox.listen(self.claim.id, Some(&link)));
             }
             _ => {}

@@ -37,6 +37,7 @@ mod scripts;
 mod sentinel;
 mod slots;
 mod survey;
+mod together;
 mod trouble;
 mod url;
 

@@ -32,6 +32,7 @@ use crate::route::{Failed, Manner, Redirect};
 use crate::scripts::{Script, Voice};
 use crate::sentinel::Sentinels;
 use crate::slots::Served;
+use crate::together::Waiting;
 use crate::trouble;
 
 /// Makes connections to one server, or to the one that sentinels name; what it pushes goes to one inbox.
@@ -46,7 +47,7 @@ pub(crate) struct Dialer {
 pub(crate) struct Link {
     /// None when it has been given up.
     connection: Mutex<Option<MultiplexedConnection>>,
-    runtime: Handle,
+    pub(crate) runtime: Handle,
     life: Arc<Life>,
     /// Its name in places, and of its channel.
     pub(crate) name: u64,
@@ -54,9 +55,11 @@ pub(crate) struct Link {
     /// Where it leads to.
     options: RedisOptions,
     voice: Voice,
-    served: Served,
+    pub(crate) served: Served,
     scripts: Vec<String>,
     card: Mutex<Option<Shown>>,
+    /// Verbs that are sent together.
+    pub(crate) waiting: Waiting,
     _watch: Option<Watch>,
 }
 
@@ -169,6 +172,7 @@ impl Dial for Dialer {
             served,
             scripts: dialed.scripts,
             card: Mutex::default(),
+            waiting: Waiting::default(),
             _watch: watch,
         })
     }
@@ -290,7 +294,26 @@ impl Link {
         hash: &str,
         args: &[&[u8]],
     ) -> Result<String, Failed> {
-        let answer = self.script(manner, script, &[hash.as_bytes()], args).await?;
+        self.line(self.script(manner, script, &[hash.as_bytes()], args).await?, key, hash, args)
+    }
+
+    /// The same, together with what else is due.
+    pub(crate) async fn verb_together(
+        self: &Arc<Self>,
+        manner: Manner,
+        script: Script,
+        key: &Key,
+        hash: &str,
+        args: &[&[u8]],
+    ) -> Result<String, Failed> {
+        if !self.takes_many(manner) {
+            return self.verb(manner, script, key, hash, args).await;
+        }
+        self.line(self.together(script, hash, args).await?, key, hash, args)
+    }
+
+    /// What a verb has answered, which must be an answer to it.
+    fn line(&self, answer: Value, key: &Key, hash: &str, args: &[&[u8]]) -> Result<String, Failed> {
         let Value::BulkString(mut line) = answer else { return Err(self.confused(&answer).into()) };
         if line.get(..32) != args.first().copied() || line.get(32) != Some(&b' ') {
             // Somebody else's answer: whatever comes next on this connection may be as well.
@@ -350,7 +373,7 @@ impl Link {
         self.options.address == other.options.address
     }
 
-    fn answered(&self, answer: Value) -> Result<Value, Failed> {
+    pub(crate) fn answered(&self, answer: Value) -> Result<Value, Failed> {
         let Value::ServerError(error) = answer else { return Ok(answer) };
         // It was a primary when we connected, and knew our login: find out anew.
         if matches!(error.code(), "READONLY" | "NOAUTH") {
@@ -371,7 +394,7 @@ fn command(parts: &[&[u8]]) -> Cmd {
     command
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -97,12 +97,18 @@ impl Books for Mirror {
             }
             Verb::Evict(claim) => (Script::Evict, *claim, vec![]),
         };
+        // Every other claim as one of many: of one, which is enough.
+        let script = script.for_many().filter(|_| id.bits() % 2 == 0).unwrap_or(script);
         let (sha, id, now) = (self.scripts[script as usize].clone(), id.to_string(), now.to_string());
         let mut parts: Vec<&[u8]> =
             vec![b"EVALSHA", sha.as_bytes(), b"1", self.hash.as_bytes(), id.as_bytes()];
         parts.extend(args.iter().map(String::as_bytes));
         parts.push(now.as_bytes());
         let answer = self.client.ask(&parts);
+        let answer = match answer {
+            Value::Array(mut answers) => answers.remove(0),
+            answer => answer,
+        };
         let line = answer.text().unwrap_or_else(|| panic!("{answer:?}"));
         line.strip_prefix(&id).unwrap().strip_prefix(' ').unwrap().to_owned()
     }

@@ -36,11 +36,32 @@ pub(crate) enum Script {
     Evict,
     Inspect,
     Fence,
+    /// Many attempts, and many renewals, that fall due together.
+    Attempts,
+    Renewals,
 }
 
 impl Script {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Attempt, Self::Renew, Self::Restamp, Self::Withdraw, Self::Evict, Self::Inspect, Self::Fence];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Attempt,
+        Self::Renew,
+        Self::Restamp,
+        Self::Withdraw,
+        Self::Evict,
+        Self::Inspect,
+        Self::Fence,
+        Self::Attempts,
+        Self::Renewals,
+    ];
+
+    /// The script that does the same for many claims, each on its own key; none for a verb that never comes in numbers.
+    pub(crate) fn for_many(self) -> Option<Self> {
+        match self {
+            Self::Attempt => Some(Self::Attempts),
+            Self::Renew => Some(Self::Renewals),
+            _ => None,
+        }
+    }
 
     /// Its text. What is common stands where the line `-- rules --` is: after the verb's short cut for the common case.
     pub(crate) fn source(self, voice: Voice) -> String {
@@ -52,9 +73,18 @@ impl Script {
             Self::Evict => include_str!("scripts/evict.lua"),
             Self::Inspect => return include_str!("scripts/inspect.lua").to_owned(),
             Self::Fence => return include_str!("scripts/fence.lua").to_owned(),
+            Self::Attempts => return for_many(Self::Attempt.source(voice), 6),
+            Self::Renewals => return for_many(Self::Renew.source(voice), 2),
         };
         let own = own.replace("-- rules --\n", include_str!("scripts/rules.lua"));
         let own = own.replace("'PUBLISH'", &format!("'{}'", voice.publish()));
         format!("{}{own}", include_str!("scripts/prelude.lua"))
     }
+}
+
+/// The text that runs a verb with so many arguments for each of many claims: the time is read once for all.
+fn for_many(verb: String, stride: usize) -> String {
+    let verb = verb.replace("local clock = redis.call('TIME')\n", "");
+    let many = include_str!("scripts/many.lua").replace("STRIDE do", &format!("{stride} do"));
+    many.replace("* STRIDE", &format!("* {stride}")).replace("-- verb --\n", &verb)
 }

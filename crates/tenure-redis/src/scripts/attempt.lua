@@ -3,6 +3,20 @@
 local wish, term = ARGV[2], tonumber(ARGV[3])
 local mode = string.sub(wish, 1, 1)
 
+-- In how many microseconds the next deadline before me comes. Far back in a long line, that of the first is near enough
+-- for a hint.
+local function deadline_before(index, claims, texts)
+  if index == 1 then return 'none' end
+  local ahead, soon = {}, MAX
+  for i = 1, math.min(index - 1, 6) do ahead[i] = string.sub(claims, i * 32 - 31, i * 32) end
+  local found = redis.call('HMGET', key, unpack(ahead))
+  for i, claim in ipairs(ahead) do
+    local text = texts[claim] or found[i] or error('FOREIGN damaged hash')
+    soon = math.min(soon, tonumber(string.match(text, '^%a+ (%d+)')))
+  end
+  return string.format('%d', soon - now)
+end
+
 if not line then
   -- Nobody is in the line and nobody was buried: the common case, in as few calls and conversions as can be.
   local token = head and tonumber(string.sub(head, 17)) or 0
@@ -24,6 +38,37 @@ if not line then
       'holds ' .. ends .. ' ' .. firsts .. ' ' .. spares .. ' 0 ' .. nows .. ' ' .. wish)
     if expire then redis.call('PEXPIREAT', key, kept) end
     return me .. ' granted ' .. firsts .. ' ' .. spares .. ' 0'
+  end
+end
+
+if head and line and ARGV[6] == 'join' then
+  -- I go on waiting, or join behind others who exclude me, and nothing else is due.
+  local next, at = string.match(line, '^%d+ (%d+) %d+ %d+\n()')
+  local gap = at and string.find(line, '\n', at, true)
+  local kept, token = string.match(head, '^1 (%d+) (%d+)$')
+  local ends, waits, text = now + WINDOW, got[3] and string.match(got[3], '^waits %d+ (.*)$'), nil
+  if gap and kept and now < tonumber(next) and math.floor(ends / 1000) + KEPT <= tonumber(kept) then
+    if waits then
+      -- Keep the place alive, and let the grant come where I listen now.
+      text = string.format('waits %d %s%s', ends, string.sub(waits, 1, -34), string.sub(wish, -33))
+    elseif not got[3] and mode == 'x' and gap > at then
+      text = string.format('waits %d 0 0 0 %d %s', ends, now, wish)
+    end
+  end
+  if text then
+    local claims = string.sub(line, gap + 1)
+    local index = waits and index_in(claims, me) or gap - at + 1
+    local look_in = deadline_before(index, claims, {})
+    if waits and tonumber(next) <= ends then
+      keep(me, text)
+    else
+      local modes = string.sub(line, at, gap - 1)
+      if not waits then modes, claims = modes .. 'x', claims .. me end
+      local graves, rest = string.match(line, '^(%d+) %d+ (%d+ %d+\n)')
+      line = graves .. string.format(' %016d ', math.min(tonumber(next), ends)) .. rest .. modes .. '\n' .. claims
+      if waits then keep('line', line, me, text) else redis.call('HSET', key, 'line', line, me, text) end
+    end
+    return me .. string.format(' waiting %d %s %s', index - 1, look_in, token)
   end
 end
 
@@ -60,15 +105,8 @@ else
     if place then
       answer = 'granted ' .. place.firsts .. ' ' .. place.spare .. ' ' .. place.slot
     else
-      local index = index_of(me)
-      -- The next deadline before me. Far back in a long line, that of the first is near enough for a hint.
-      local ahead, found, soon = {}, {}, MAX
-      for i = 1, math.min(index - 1, 16) do ahead[i] = claim_at(i) end
-      if ahead[1] then found = redis.call('HMGET', key, unpack(ahead)) end
-      for i, claim in ipairs(ahead) do
-        soon = math.min(soon, ends_of(texts[claim] or found[i] or error('FOREIGN damaged hash')))
-      end
-      answer = num(index - 1) .. ' ' .. (ahead[1] and num(soon - now) or 'none') .. ' ' .. num(token)
+      local index = index_in(claims, me)
+      answer = num(index - 1) .. ' ' .. deadline_before(index, claims, texts) .. ' ' .. num(token)
       if joined and ARGV[6] == 'leave' then
         cut(index)
         texts[me], limit = nil, agreed
@@ -76,7 +114,7 @@ else
       else
         -- Keep the place alive, and let the grant come where I listen now.
         local place = place_of(texts[me])
-        place.rest = string.gsub(place.rest, '%x+ %x+$', string.match(wish, '%x+ %x+$'), 1)
+        place.rest = string.sub(place.rest, 1, -34) .. string.sub(wish, -33)
         put(me, place, now + WINDOW)
         answer = 'waiting ' .. answer
       end

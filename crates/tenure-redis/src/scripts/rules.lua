@@ -60,17 +60,6 @@ local function put(claim, place, ends)
     .. place.rest, ends)
 end
 
--- The index of a claim in the line, from one.
-local function index_of(claim)
-  local at = 1
-  while true do
-    at = string.find(claims, claim, at, true)
-    if not at then return nil end
-    if at % 32 == 1 then return (at - 1) / 32 + 1 end
-    at = at + 1
-  end
-end
-
 local function claim_at(index) return string.sub(claims, index * 32 - 31, index * 32) end
 
 local function cut(index)
@@ -190,13 +179,13 @@ end
 local function remove()
   local text = texts[me]
   if not text or string.sub(text, 1, 4) == 'gone' then return 'absent' end
-  cut(index_of(me))
+  cut(index_in(claims, me))
   dels[#dels + 1], texts[me] = me, nil
   return string.sub(text, 1, 5) == 'waits' and 'waited' or 'held'
 end
 
--- Writes what has changed and tells whom it concerns. `must`: also when the server is at its memory limit, where writes
--- are let through once one that needs no memory has been. That one also proves that this server takes writes at all.
+-- Writes what has changed and tells whom it concerns. `must`: also when the server is at its memory limit. Even when
+-- nothing has changed something is written, which proves that this server takes writes at all.
 local function commit(must)
   if #modes > 0 or graves > 0 then
     line = num(graves) .. ' ' .. string.format('%016d', next) .. ' ' .. num(granted) .. ' ' .. num(limit) .. '\n'
@@ -211,12 +200,13 @@ local function commit(must)
   if expire or token ~= had then
     sets[#sets + 1], sets[#sets + 2] = 'tenure', '1 ' .. num(kept) .. ' ' .. num(token)
   end
-  if must and #dels == 0 then dels[1] = '-' end
+  if must and #dels == 0 and #sets == 0 then dels[1] = '-' end
   for from = 1, #dels, 1000 do
     redis.call('HDEL', key, unpack(dels, from, math.min(from + 999, #dels)))
   end
   for from = 1, #sets, 1000 do
-    redis.call('HSET', key, unpack(sets, from, math.min(from + 999, #sets)))
+    local to = math.min(from + 999, #sets)
+    if must then keep(unpack(sets, from, to)) else redis.call('HSET', key, unpack(sets, from, to)) end
   end
   if expire then redis.call('PEXPIREAT', key, num(kept)) end
   for _, one in ipairs(told) do
