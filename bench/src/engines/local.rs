@@ -24,7 +24,11 @@ pub(crate) const ENGINE: Engine = Engine {
 struct Directory(Scratch);
 
 impl Site for Directory {
-    fn at(&self) -> String {
+    fn url(&self) -> String {
+        self.address()
+    }
+
+    fn address(&self) -> String {
         format!("local://{}", self.0.path().join("locks").display())
     }
 

@@ -41,8 +41,11 @@ pub(crate) struct Engine {
 
 /// A running server, gone when dropped.
 pub(crate) trait Site {
-    /// Its address, as the entrants are told it.
-    fn at(&self) -> String;
+    /// Its URL, as `tenure` is told it.
+    fn url(&self) -> String;
+
+    /// Its address, as the others are told it.
+    fn address(&self) -> String;
 
     /// Begins to count; also what it slows down to count, if `closely`.
     fn begin(&mut self, closely: bool) -> Result<()>;
@@ -99,6 +102,11 @@ impl Entrant {
     pub(crate) const fn strict() -> Self {
         let about = "`tenure` with `Fairness::StrictFifo`: each waiter has a place of its own in the line";
         Self::here(STRICT, about, &["w3", "w5"], tasks::<Strict>)
+    }
+
+    /// Whether it is `tenure`, which is told the URL.
+    pub(crate) fn is_tenure(&self) -> bool {
+        self.name.starts_with(TENURE)
     }
 
     /// The same, as the measure of these workloads.

@@ -93,7 +93,7 @@ pub(crate) fn w4(plan: &Plan) -> Result<Vec<Report>> {
 /// What it costs to wait, and to hold.
 pub(crate) fn w5(plan: &Plan) -> Result<Vec<Report>> {
     of_all(plan, "w5", |stage| {
-        let waiting = vec![Target::at_most(TENURE, "commands/s", 4.0)];
+        let waiting = vec![Target::at_most(TENURE, "commands/s", 5.0)];
         let slice = stage.plan.choose(2000 * MS, 4000 * MS);
         stage.idle("w5", "w5, 1000 waiting", slice, waiting, wait)?;
         let holding = vec![Target::at_most(TENURE, "commands/s", 3.5)];
@@ -219,7 +219,9 @@ impl Stage<'_> {
     }
 
     fn crew_on(&self, entrant: &Entrant, key: &str, scenario: Scenario) -> Result<Crew> {
-        Crew::start(self.engine, entrant, &self.site.borrow().at(), key, scenario)
+        let site = self.site.borrow();
+        let at = if entrant.is_tenure() { site.url() } else { site.address() };
+        Crew::start(self.engine, entrant, &at, key, scenario)
     }
 
     /// Counts for a while.
@@ -242,9 +244,9 @@ fn wait(stage: &Stage<'_>, entrant: &Entrant, slice: Duration) -> Result<Figures
     let key = format!("bench/{}", stage.keys.replace(stage.keys.get() + 1));
     let mut holder = stage.crew_on(entrant, &key, Scenario { hold: TO_THE_END, ..QUIET })?;
     let mut waiters = stage.crew_on(entrant, &key, Scenario { workers: 1000, processes: 4, ..QUIET })?;
-    let settling = 1000 * MS;
+    let settling = 3000 * MS;
     holder.go(slice + 2 * settling)?;
-    sleep(settling / 4);
+    sleep(settling / 10);
     waiters.go(slice + 2 * settling)?;
     sleep(settling);
     let figures = stage.count(&waiters, slice)?;

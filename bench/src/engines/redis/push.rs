@@ -12,7 +12,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, PushInfo, PushKind, Value};
 use tokio::sync::oneshot;
 
-use super::Client;
+use super::{Client, PATIENCE};
 use crate::locks::Lock;
 
 const TAKE: &str = "
@@ -71,7 +71,10 @@ impl Client for Push {
             }
             Ok(())
         };
-        let config = AsyncConnectionConfig::new().set_push_sender(pushes);
+        let config = AsyncConnectionConfig::new()
+            .set_response_timeout(Some(PATIENCE))
+            .set_connection_timeout(Some(PATIENCE))
+            .set_push_sender(pushes);
         let client = redis::Client::open(format!("{at}/?protocol=resp3"))?;
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         let channel: Arc<str> = format!("push-{:016x}", rand::random::<u64>()).into();

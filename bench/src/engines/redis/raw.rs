@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 
-use super::Client;
 use super::socket::Socket;
+use super::{Client, PATIENCE};
 use crate::clock::now;
 use crate::crew::{Beat, Orders, Worked};
 use crate::locks::Lock;
@@ -84,7 +85,11 @@ impl Client for Raw {
     type Lock = RawLock;
 
     async fn open(at: &str) -> Result<Self> {
-        let connection = redis::Client::open(at)?.get_multiplexed_async_connection().await?;
+        let config = AsyncConnectionConfig::new()
+            .set_response_timeout(Some(PATIENCE))
+            .set_connection_timeout(Some(PATIENCE));
+        let connection =
+            redis::Client::open(at)?.get_multiplexed_async_connection_with_config(&config).await?;
         Ok(Self { connection, release: Arc::new(redis::Script::new(RELEASE)) })
     }
 

@@ -1,0 +1,144 @@
+//! What locks cost a server, in things that are the same on every machine: commands, and what scripts call.
+//!
+//! A number here is a promise. One more command in a cycle fails a test; a slower minute does not.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use support::*;
+use tenure_core::{Fairness, Tenure};
+use tenure_servers::{Monitor, Seen};
+
+const CYCLES: u64 = 20;
+
+/// What the server has run while something was done.
+async fn seen<F: Future>(server: &RedisServer, work: F) -> Seen {
+    let monitor = Monitor::start(server.port()).unwrap();
+    work.await;
+    let mut seen = monitor.end().unwrap();
+    // The connection that ends the counting.
+    seen.commands.remove("QUIT");
+    seen
+}
+
+fn pairs(counts: &tenure_servers::Counts) -> Vec<(&str, u64)> {
+    counts.iter().map(|(name, count)| (name.as_str(), *count)).collect()
+}
+
+async fn cycle(tenure: &Tenure, key: &str) {
+    let guard = tenure.lock(key).acquire().await.unwrap();
+    guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cycle_is_two_commands_and_six_calls() {
+    let server = RedisServer::start(&[]).unwrap();
+    let tenure = Tenure::new(open(&server).await);
+    // The first use of a client and of a name costs more.
+    cycle(&tenure, "k").await;
+    let seen = seen(&server, async {
+        for _ in 0..CYCLES {
+            cycle(&tenure, "k").await;
+        }
+    })
+    .await;
+    assert_eq!(pairs(&seen.commands), [("EVALSHA", 2 * CYCLES)]);
+    let calls = [("HDEL", CYCLES), ("HMGET", 2 * CYCLES), ("HSET", CYCLES), ("TIME", 2 * CYCLES)];
+    assert_eq!(pairs(&seen.calls), calls);
+}
+
+/// Tasks that hand a key to each other, each with a place of its own.
+async fn hand_on(tenure: &Tenure, waiters: usize) {
+    let strict =
+        |tenure: &Tenure| tenure.lock("k").ttl(Duration::from_secs(60)).fairness(Fairness::StrictFifo);
+    let gate = strict(tenure).acquire().await.unwrap();
+    let tasks: Vec<_> = (0..waiters)
+        .map(|_| {
+            let lock = strict(tenure);
+            tokio::spawn(async move { lock.acquire().await.unwrap().release().await.unwrap() })
+        })
+        .collect();
+    let all = async {
+        while tenure.inspect("k").await.unwrap().places.len() <= waiters {
+            tokio::task::yield_now().await;
+        }
+    };
+    in_time("all wait", all).await;
+    gate.release().await.unwrap();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn c103_a_hand_off_is_two_commands_and_one_wake_whatever_the_number_of_waiters() {
+    for waiters in [2_u64, 100] {
+        let server = RedisServer::start(&[]).unwrap();
+        let tenure = Tenure::new(open(&server).await);
+        cycle(&tenure, "k").await;
+        let seen = seen(&server, hand_on(&tenure, waiters as usize)).await;
+        // Each waiter joins, is told once, and releases; the first and the last tell and are told nothing.
+        assert_eq!(seen.calls.get("PUBLISH"), Some(&waiters), "{waiters}: {seen:?}");
+        let verbs = seen.commands.get("EVALSHA").copied().unwrap_or(0);
+        // Looks at the line by the test itself come besides, and on a slow machine a place may be refreshed.
+        let looks = seen.calls.get("HGETALL").copied().unwrap_or(0);
+        let least = 2 * (waiters + 1) + looks;
+        assert!((least..=least + 2 + waiters / 4).contains(&verbs), "{waiters}: {verbs}, {seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_thousand_holds_are_renewed_by_some_ten_commands() {
+    let server = RedisServer::start(&[]).unwrap();
+    let tenure = Tenure::new(open(&server).await);
+    let (holds, ttl) = (1_000, Duration::from_secs(20));
+    let mut guards = Vec::new();
+    for n in 0..holds {
+        guards.push(tenure.lock(format!("k/{n}")).ttl(ttl).acquire().await.unwrap());
+    }
+    // Over two thirds of a TTL each is renewed once at least.
+    let seen = seen(&server, tokio::time::sleep(ttl / 3 * 2 + Duration::from_secs(1))).await;
+    let renewed = seen.calls.get("HSET").copied().unwrap_or(0);
+    assert!(renewed >= holds, "{seen:?}");
+    let commands: u64 = seen.commands.values().sum();
+    assert!(commands <= 50, "{commands} commands for {renewed} renewals: {seen:?}");
+    for guard in guards {
+        assert!(guard.is_held());
+        guard.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn many_waiters_of_one_process_are_kept_alive_together() {
+    let server = RedisServer::start(&[]).unwrap();
+    let tenure = Arc::new(Tenure::new(open(&server).await));
+    let strict =
+        |tenure: &Tenure| tenure.lock("k").ttl(Duration::from_secs(60)).fairness(Fairness::StrictFifo);
+    let gate = strict(&tenure).acquire().await.unwrap();
+    let waiters = 100_usize;
+    let tasks: Vec<_> = (0..waiters)
+        .map(|_| {
+            let lock = strict(&tenure);
+            tokio::spawn(async move { lock.acquire().await.unwrap().release().await.unwrap() })
+        })
+        .collect();
+    let all = async {
+        while tenure.inspect("k").await.unwrap().places.len() <= waiters {
+            tokio::task::yield_now().await;
+        }
+    };
+    in_time("all wait", all).await;
+    let time = Duration::from_secs(4);
+    let seen = seen(&server, tokio::time::sleep(time)).await;
+    let commands: u64 = seen.commands.values().sum();
+    // Each place is looked after once a second; alone that would be 400 commands.
+    assert!(commands <= 40, "{commands}: {seen:?}");
+    assert_eq!(tenure.inspect("k").await.unwrap().places.len(), waiters + 1);
+    gate.release().await.unwrap();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
