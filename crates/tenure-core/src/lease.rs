@@ -57,8 +57,8 @@ impl Moment {
     }
 
     /// When to do again what was done at this moment and is to be done each `every`, so that many do it together: on a
-    /// grid with a point each `every`, of which the first lies at `phase` of it. Never later than `every` from now; less
-    /// than half of it from now only if it is less than half a point of the grid away.
+    /// grid with a point each `every`, of which the first lies at `phase` of it. Never later than `every` from now, and
+    /// never earlier than half of it.
     pub(crate) fn again_together(self, every: Duration, phase: f64) -> Self {
         let latest = self.after(every);
         let at = latest.on_grid(every, phase);

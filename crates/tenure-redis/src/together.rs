@@ -1,8 +1,8 @@
 //! Verbs that fall due together go out together: the renewals and looks of one turn of the keeper are one command.
 //!
 //! The keeper plans what it does for its holds and places on a coarse grid, so that many are due at the same moment.
-//! What is submitted before the runtime of the connection comes to other tasks is sent as one script for many keys,
-//! with an answer for each; an error is that of each alone, or of all when the server has run nothing.
+//! What is submitted within a moment is sent as one script for many keys, with an answer for each; an error is that of
+//! each alone, or of all when the server has run nothing.
 //!
 //! # Invariants
 //! 1. A script has [`MANY`] keys at most: nobody else waits long for the server.
@@ -10,6 +10,7 @@
 //! 3. A server that keeps only some slots gets no script for many keys: they would lie in different ones.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use redis::Value;
 use tenure_core::engine::Trouble;
@@ -19,6 +20,9 @@ use crate::link::{Link, lock};
 use crate::route::{Failed, Manner};
 use crate::scripts::Script;
 use crate::slots::Served;
+
+/// For how long others are waited for: timers that are set for one moment go off within two ticks of a runtime's clock.
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// How many keys a script has at most.
 pub(crate) const MANY: usize = 100;
@@ -56,7 +60,10 @@ impl Link {
         };
         if first {
             let link = Arc::clone(self);
-            self.runtime.spawn(async move { link.send_together().await });
+            self.runtime.spawn(async move {
+                tokio::time::sleep(MOMENT).await;
+                link.send_together().await;
+            });
         }
         answered.await.map_err(|_| Trouble::lost("the runtime of the connection has ended"))?
     }
