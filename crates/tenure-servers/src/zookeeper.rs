@@ -185,7 +185,11 @@ impl ZookeeperServer {
     }
 }
 
-fn say(port: u16, command: &str) -> io::Result<String> {
+/// What the server at a port of this machine says to a command of four letters.
+///
+/// # Errors
+/// When nobody answers.
+pub fn say(port: u16, command: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(LIMIT.min(Duration::from_secs(5))))?;
     stream.write_all(command.as_bytes())?;

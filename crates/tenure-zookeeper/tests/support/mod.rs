@@ -1,0 +1,164 @@
+//! What the tests share: servers, a proxy that misbehaves, claims, and waits with a limit.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a part of tests, each of which uses its own"
+)]
+
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tenure_core::engine::{
+    Attempt, Contender, Effect, Engine, EngineError, EngineErrorKind, Grant, Retry, Waiting,
+};
+use tenure_core::{Claim, ClaimId, IfBusy, Key, Ttl};
+use tenure_zookeeper::{Terms, Zookeeper, ZookeeperContender, ZookeeperOptions};
+use zookeeper_client::{Acls, Client, CreateMode};
+
+pub use tenure_servers::zookeeper::ZookeeperEnsemble;
+pub use tenure_servers::{LIMIT, Proxy, Side, Trick, free_ports};
+
+/// What is asked of ZooKeeper, as its protocol numbers it.
+pub const DELETE: u8 = 2;
+pub const SET_DATA: u8 = 5;
+pub const CREATE: u8 = 15;
+pub const PING: u8 = 11;
+
+/// Long enough for a busy machine.
+pub const SESSION: Duration = Duration::from_secs(8);
+
+/// One server for all tests of a target that leave it alone.
+pub fn server() -> &'static ZookeeperEnsemble {
+    static SERVER: OnceLock<ZookeeperEnsemble> = OnceLock::new();
+    SERVER.get_or_init(|| ZookeeperEnsemble::single(&[]).expect("a server"))
+}
+
+/// A name that no other test has.
+pub fn name(name: &str) -> String {
+    format!("{name}/{:016x}", rand::random::<u64>())
+}
+
+pub fn key(name: &str) -> Key {
+    Key::new(name).unwrap()
+}
+
+pub fn claim(name: &str) -> Claim {
+    let mut claim = Claim::new(key(name), ClaimId::from_bits(rand::random()));
+    claim.ttl = Ttl::new(Duration::from_secs(30)).unwrap();
+    claim
+}
+
+pub fn options(hosts: impl Into<String>) -> ZookeeperOptions {
+    let options = ZookeeperOptions::new(hosts).with_session(SESSION).with_terms(Terms::Any);
+    options.with_connect_timeout(LIMIT)
+}
+
+pub fn at(port: u16) -> ZookeeperOptions {
+    options(format!("127.0.0.1:{port}"))
+}
+
+pub async fn open(options: &ZookeeperOptions) -> Zookeeper {
+    Zookeeper::open(options).await.unwrap()
+}
+
+/// A client of the shared server.
+pub async fn client() -> Zookeeper {
+    open(&at(server().port())).await
+}
+
+/// A proxy before the shared server, and a client behind it.
+pub async fn behind_a_proxy() -> (Proxy, Zookeeper) {
+    let proxy = Proxy::before(server().port(), Proxy::length_first).unwrap();
+    let client = open(&at(proxy.port())).await;
+    (proxy, client)
+}
+
+/// The client library itself.
+pub async fn raw(port: u16) -> Client {
+    Client::connect(&format!("127.0.0.1:{port}")).await.unwrap()
+}
+
+/// Whether a frame asks for this.
+pub fn asks(what: u8) -> impl Fn(&[u8]) -> bool + Send + 'static {
+    move |frame| frame.len() >= 12 && frame[8..12] == [0, 0, 0, what]
+}
+
+/// Whether a frame mentions a claim.
+pub fn names(claim: &Claim) -> impl Fn(&[u8]) -> bool + Send + 'static {
+    let id = claim.id.to_string().into_bytes();
+    move |frame| frame.windows(id.len()).any(|window| window == id)
+}
+
+/// Counts the requests that pass a proxy, all but pings.
+pub fn counting(proxy: &Proxy) -> Arc<AtomicUsize> {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&count);
+    let count_it = move |frame: &[u8]| {
+        if !asks(PING)(frame) {
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+        false
+    };
+    proxy.next(Side::Requests, count_it, Trick::Drop);
+    count
+}
+
+pub async fn granted(contender: &mut ZookeeperContender) -> Grant {
+    match contender.attempt().await.unwrap() {
+        Attempt::Granted(grant) => grant,
+        other => panic!("not granted: {other:?}"),
+    }
+}
+
+pub async fn waits(contender: &mut ZookeeperContender) -> Waiting {
+    match contender.attempt().await.unwrap() {
+        Attempt::Waiting(waiting) => waiting,
+        other => panic!("does not wait: {other:?}"),
+    }
+}
+
+/// Attempts, also over failures, until it is granted.
+pub async fn granted_at_last(contender: &mut ZookeeperContender) -> Grant {
+    let granting = async {
+        loop {
+            match contender.attempt().await {
+                Ok(Attempt::Granted(grant)) => return grant,
+                Ok(Attempt::Waiting(_)) => drop(contender.changed().await),
+                Ok(other) => panic!("not granted: {other:?}"),
+                Err(error) => assert_eq!(error.retry(), Retry::Worth, "{error}"),
+            }
+        }
+    };
+    in_time("it is granted", granting).await
+}
+
+pub async fn places(zookeeper: &Zookeeper, name: &str) -> usize {
+    zookeeper.inspect(&key(name)).await.unwrap().places.len()
+}
+
+pub fn axes(error: &EngineError) -> (EngineErrorKind, Effect, Retry) {
+    (error.kind(), error.effect(), error.retry())
+}
+
+/// What a limited time must be enough for.
+pub async fn in_time<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(LIMIT * 2, future).await {
+        Ok(done) => done,
+        Err(_) => panic!("never: {what}"),
+    }
+}
+
+/// Looks until it is so, within a limit.
+pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let looking = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    in_time(what, looking).await;
+}
