@@ -17,6 +17,9 @@ pub(crate) const ALL: &[Server] = &[
     Server { program: "redis-server", packages: &["redis-server", "redis-tools"] },
     Server { program: "etcd", packages: &["etcd-server", "etcd-client"] },
     Server { program: "/usr/share/java/zookeeper.jar", packages: &["zookeeper"] },
+    // A peer of the ZooKeeper engine, and what compiles the program that uses it.
+    Server { program: "/usr/share/java/curator-recipes.jar", packages: &["libcurator-recipes-java"] },
+    Server { program: "javac", packages: &["default-jdk-headless"] },
     Server { program: "/usr/lib/postgresql/*/bin/postgres", packages: &["postgresql"] },
     Server { program: "/usr/sbin/pgbouncer", packages: &["pgbouncer"] },
     Server { program: "/usr/sbin/mariadbd", packages: &["mariadb-server-core", "mariadb-client-core"] },

@@ -16,6 +16,7 @@
 
 mod arrival;
 mod contender;
+mod fence;
 mod layout;
 mod operator;
 mod options;
@@ -40,6 +41,7 @@ use tenure_core::{Claim, ClaimId, Key};
 use zookeeper_client::{CreateMode, Error};
 
 pub use contender::ZookeeperContender;
+pub use fence::{Write, ZookeeperFence, ZookeeperFenceError};
 pub use layout::Layout;
 pub use options::{Terms, ZookeeperOptions, ZookeeperUrlError};
 
