@@ -2,7 +2,7 @@
 //!
 //! A key has a node, its *folder*; each place is an ephemeral sequential child of it. In our own layout the folder of
 //! `orders/42` is `/tenure/orders%2f42`, and a place is `<claim>-<mode>-<sequence>`, so that a list of the children is
-//! all that the rule of the line needs. In the layout of Curator the key is the path itself, and a place is
+//! all that the rule of the line needs. In the layouts of Curator the key is the path itself, and a place is
 //! `_c_<claim as UUID>-lock-<sequence>`, or `__READ__` and `__WRIT__` instead of `lock-`; the contenders of kazoo in
 //! the same folder are respected.
 //!
@@ -25,9 +25,12 @@ pub enum Layout {
     /// Our own: all modes, any key, and who claims.
     #[default]
     Tenure,
-    /// That of Curator's `InterProcessMutex` and `InterProcessReadWriteLock`; contenders of kazoo's `Lock`, `ReadLock`
-    /// and `WriteLock` in the same place are respected. A key is a path, and there are no permits.
+    /// That of Curator's `InterProcessMutex`; contenders of kazoo's `Lock` in the same place are respected, and respect
+    /// us when they are made with `extra_lock_patterns=["-lock-"]`. A key is a path, and all claims are exclusive.
     Curator,
+    /// That of Curator's `InterProcessReadWriteLock`, whose writers bear another name than its mutex. A key is a path,
+    /// and there are no permits.
+    CuratorReadWrite,
 }
 
 /// One child of a folder, as far as its name tells.
@@ -51,7 +54,7 @@ impl Layout {
                 escape_into(&mut folder, key.as_str());
                 Ok(folder)
             }
-            Self::Curator => {
+            Self::Curator | Self::CuratorReadWrite => {
                 let path = key.as_str().strip_prefix('/').unwrap_or(key.as_str());
                 let usable = |name: &str| !matches!(name, "" | "." | "..") && !name.chars().any(reserved);
                 if path.split('/').all(usable) && !path.starts_with("zookeeper/") && path != "zookeeper" {
@@ -80,10 +83,12 @@ impl Layout {
         match (self, mode) {
             (Self::Tenure, mode) => Ok(format!("{claim}-{}-", mode_word(mode))),
             (Self::Curator, Mode::Exclusive) => Ok(format!("_c_{}-lock-", uuid(claim))),
-            (Self::Curator, Mode::Shared) => Ok(format!("_c_{}-__READ__", uuid(claim))),
-            (Self::Curator, Mode::Permit { .. }) => Err(Trouble::unsupported(
-                "layout=curator has locks and read/write locks: use the layout of tenure for semaphores",
-            )),
+            (Self::CuratorReadWrite, Mode::Exclusive) => Ok(format!("_c_{}-__WRIT__", uuid(claim))),
+            (Self::CuratorReadWrite, Mode::Shared) => Ok(format!("_c_{}-__READ__", uuid(claim))),
+            (_, mode) => Err(Trouble::unsupported(format!(
+                "no place of this layout is a {mode}: layout=curator has locks, layout=curator-rw read/write locks, and \
+                 the layout of tenure has all"
+            ))),
         }
     }
 
@@ -95,7 +100,7 @@ impl Layout {
                 let (claim, mode) = head.strip_suffix('-')?.split_once('-')?;
                 (claim.parse().ok()?, mode_of(mode)?)
             }
-            Self::Curator => {
+            Self::Curator | Self::CuratorReadWrite => {
                 let kinds = [
                     ("__rlock__", Mode::Shared),
                     ("__READ__", Mode::Shared),
@@ -115,7 +120,7 @@ impl Layout {
     pub(crate) fn line(self, folder: &str, children: &[String]) -> Result<Vec<Entry>, Trouble> {
         // Folders may lie in folders there.
         let belongs = |child: &String| {
-            self.entry(child).is_some() || self == Self::Curator && split_sequence(child).is_none()
+            self.entry(child).is_some() || self != Self::Tenure && split_sequence(child).is_none()
         };
         match children.iter().find(|child| !belongs(child)) {
             None => Ok(self.line_among(children)),
@@ -276,6 +281,18 @@ mod tests {
         assert!(Layout::Tenure.line("/f", &[ours.clone(), theirs.clone()]).is_err());
         assert!(Layout::Curator.line("/f", &[ours, theirs.clone()]).is_err());
         assert_eq!(Layout::Curator.line("/f", &[theirs, "sub".to_owned()]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_two_locks_of_curator_have_names_of_their_own() {
+        let id = ClaimId::from_bits(1);
+        let prefix = |layout: Layout, mode| layout.prefix(id, mode).ok();
+        assert!(prefix(Layout::Curator, Mode::Shared).is_none());
+        assert!(prefix(Layout::Curator, Mode::Exclusive).is_some_and(|name| name.ends_with("-lock-")));
+        // Its readers look for this word alone.
+        assert!(
+            prefix(Layout::CuratorReadWrite, Mode::Exclusive).is_some_and(|name| name.ends_with("__WRIT__"))
+        );
     }
 
     #[test]

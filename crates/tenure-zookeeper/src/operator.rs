@@ -129,7 +129,7 @@ pub(crate) async fn keys(
             Err(Error::NoNode) => Vec::new(),
             Err(error) => return Err(failed(error).into()),
         },
-        Layout::Curator => paths(&session).await?,
+        Layout::Curator | Layout::CuratorReadWrite => paths(&session).await?,
     };
     found.retain(|key: &Key| key.as_str().starts_with(prefix) && after.is_none_or(|after| key > after));
     found.sort_unstable();

@@ -103,8 +103,8 @@ impl ZookeeperOptions {
     }
 
     /// The options that a URL names: `zookeeper://[user:password@]host[:port][,host[:port]…][/chroot]`, then
-    /// `?session-ms=N`, `connect-timeout-ms=N`, `allow=longer-terms` and `layout=curator`. Bytes outside the usual are
-    /// written `%2f`.
+    /// `?session-ms=N`, `connect-timeout-ms=N`, `allow=longer-terms` and `layout=curator` or `curator-rw`. Bytes outside
+    /// the usual are written `%2f`.
     ///
     /// # Errors
     /// [`ZookeeperUrlError`] names the part that cannot be read, and never a password.
@@ -185,6 +185,7 @@ fn option(options: ZookeeperOptions, pair: &str) -> Result<ZookeeperOptions, Zoo
         "connect-timeout-ms" => Ok(options.with_connect_timeout(millis()?)),
         "allow" if value == "longer-terms" => Ok(options.with_terms(Terms::Any)),
         "layout" if value == "curator" => Ok(options.with_layout(Layout::Curator)),
+        "layout" if value == "curator-rw" => Ok(options.with_layout(Layout::CuratorReadWrite)),
         "layout" if value == "tenure" => Ok(options.with_layout(Layout::Tenure)),
         "allow" | "layout" => Err(bad()),
         "tls" | "ca" => Err(ZookeeperUrlError::Tls),

@@ -101,7 +101,8 @@ fn take_turns(kind: Kind, peer: &dyn Fn(&str, &Path) -> Program) {
         peer(&ensemble.hosts(), &journal).start(&place.path().join("peer.log")).expect("a peer");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let options = ZookeeperOptions::new(ensemble.hosts()).with_layout(Layout::Curator);
+        let layout = if kind == Kind::Mutex { Layout::Curator } else { Layout::CuratorReadWrite };
+        let options = ZookeeperOptions::new(ensemble.hosts()).with_layout(layout);
         let tenure = Tenure::new(Zookeeper::open(&options).await.expect("a server of ours"));
         until_begun(&journal).await;
         let tasks =
