@@ -86,8 +86,8 @@ impl Layout {
             (Self::CuratorReadWrite, Mode::Exclusive) => Ok(format!("_c_{}-__WRIT__", uuid(claim))),
             (Self::CuratorReadWrite, Mode::Shared) => Ok(format!("_c_{}-__READ__", uuid(claim))),
             (_, mode) => Err(Trouble::unsupported(format!(
-                "no place of this layout is a {mode}: layout=curator has locks, layout=curator-rw read/write locks, and \
-                 the layout of tenure has all"
+                "no place of this layout is a {mode}: layout=curator has locks, layout=curator-rw read/write locks, \
+                 and the layout of tenure has all"
             ))),
         }
     }

@@ -103,8 +103,8 @@ impl ZookeeperOptions {
     }
 
     /// The options that a URL names: `zookeeper://[user:password@]host[:port][,host[:port]…][/chroot]`, then
-    /// `?session-ms=N`, `connect-timeout-ms=N`, `allow=longer-terms` and `layout=curator` or `curator-rw`. Bytes outside
-    /// the usual are written `%2f`.
+    /// `?session-ms=N`, `connect-timeout-ms=N`, `allow=longer-terms` and `layout=curator` or `curator-rw`. Bytes
+    /// outside the usual are written `%2f`.
     ///
     /// # Errors
     /// [`ZookeeperUrlError`] names the part that cannot be read, and never a password.
