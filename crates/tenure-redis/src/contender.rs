@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use redis::Value;
 use tenure_core::engine::{
-    Attempt, Contender, EngineError, Renewal, Restamp, Stray, Trouble, Wake, Withdrawn, answers,
+    Attempt, Contender, EngineError, Gone, Renewal, Restamp, Stray, Trouble, Wake, Withdrawn, answers,
 };
-use tenure_core::{Claim, FencingToken, IfBusy};
+use tenure_core::{Claim, FencingToken, IfBusy, TokenBlock};
 
 use crate::Shared;
 use crate::inbox::Ear;
@@ -155,6 +155,72 @@ impl RedisContender {
             Stray::Impossible => "impossible",
         };
         [self.id.clone(), micros(self.term()), stray.to_owned()]
+    }
+}
+
+/// What a hold's proof says at one node of a quorum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// It stands, with these tokens; the last token and the time at the node.
+    Stands { tokens: TokenBlock, last: u64, now: u64 },
+    /// It does not, or a majority has never agreed on it.
+    Gone(Gone),
+}
+
+impl Proof {
+    pub(crate) fn gone(&self) -> Option<Gone> {
+        match self {
+            Self::Gone(gone) => Some(*gone),
+            Self::Stands { .. } => None,
+        }
+    }
+}
+
+/// What one node of a quorum says to a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Raised {
+    /// It is written, and the hold counts from now on.
+    Written,
+    /// The node has given a higher one to somebody else: its last token, and the time there.
+    Higher { last: u64, now: u64 },
+    /// The hold does not stand there.
+    Gone,
+}
+
+/// The verbs of a node of a quorum, besides those of the contract.
+impl RedisContender {
+    /// Proves a hold on which a majority has agreed, and keeps it for another term here.
+    pub(crate) async fn prove(&self) -> Result<Proof, EngineError> {
+        let args = [&self.id, &*micros(self.term())];
+        let (link, line) = self.verb(Script::Prove, &args.map(str::as_bytes)).await?;
+        let words: Vec<_> = line.split(' ').collect();
+        let proof = match words[..] {
+            ["proved", first, spare, last, now] => (|| {
+                let tokens =
+                    TokenBlock { first: FencingToken::new(first.parse().ok()?)?, spare: spare.parse().ok()? };
+                Some(Proof::Stands { tokens, last: last.parse().ok()?, now: now.parse().ok()? })
+            })(),
+            ["gone", why] => answers::gone(why).map(Proof::Gone),
+            _ => None,
+        };
+        proof.ok_or_else(|| link.confused(&line).into())
+    }
+
+    /// Writes the token that a majority is to agree on, or has: then the hold was `joined` here after a proof.
+    pub(crate) async fn raise(&self, tokens: TokenBlock, joined: bool) -> Result<Raised, EngineError> {
+        let how = if joined { "joined" } else { "fresh" };
+        let args = [&self.id, &*tokens.first.to_string(), &*tokens.spare.to_string(), how];
+        let (link, line) = self.verb(Script::Raise, &args.map(str::as_bytes)).await?;
+        let words: Vec<_> = line.split(' ').collect();
+        let raised = match words[..] {
+            ["raised"] => Some(Raised::Written),
+            ["higher", last, now] => {
+                last.parse().ok().zip(now.parse().ok()).map(|(last, now)| Raised::Higher { last, now })
+            }
+            ["gone", _] => Some(Raised::Gone),
+            _ => None,
+        };
+        raised.ok_or_else(|| link.confused(&line).into())
     }
 }
 

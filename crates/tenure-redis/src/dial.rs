@@ -7,6 +7,8 @@
 #[cfg(feature = "tls")]
 use std::error::Error;
 
+use std::time::Duration;
+
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::io::tcp::TcpSettings;
 use redis::{
@@ -65,6 +67,10 @@ pub(crate) struct Server {
     pub(crate) durable: bool,
     /// Whether it may evict what we keep.
     pub(crate) evicts: bool,
+    /// The names of this run of the server and of its replication, and how long it had been up when it was asked.
+    pub(crate) run: String,
+    pub(crate) replication: String,
+    pub(crate) uptime: Duration,
 }
 
 /// How many requests may be on their way to a connection's task before the next one waits.
@@ -247,7 +253,8 @@ async fn greet(
     greeting.cmd("CLIENT").arg("SETNAME").arg("tenure");
     greeting.cmd("SELECT").arg(options.database);
     greeting.cmd("INFO");
-    for script in Script::ALL {
+    let wanted = |script: &Script| options.independent || !script.is_of_quorums();
+    for script in Script::ALL.into_iter().filter(wanted) {
         greeting.cmd("SCRIPT").arg("LOAD").arg(script.source(voice));
     }
     greeting.cmd(voice.publish()).arg(&channel).arg("");
@@ -272,7 +279,7 @@ async fn greet(
         });
     }
     let mut scripts = Vec::with_capacity(Script::ALL.len());
-    for _ in Script::ALL {
+    for _ in Script::ALL.iter().filter(|script| wanted(script)) {
         let loaded = answer();
         scripts.push(loaded.text().map(str::to_owned).ok_or_else(|| refusal(loaded))?);
     }
@@ -343,6 +350,10 @@ fn judge(info: &str, options: &RedisOptions, part: Part) -> Result<Server, Troub
         }
         _ => {}
     }
+    if field("role") != Some("master") && options.independent {
+        let message = format!("{address} is a replica: the nodes of a quorum must be independent primaries");
+        return Err(Trouble::unsupported(message));
+    }
     if field("role") != Some("master") {
         // A failover may be going on: who asks again may find a primary there.
         return Err(Trouble::away(format!("{address} is a replica: name its primary")));
@@ -362,6 +373,9 @@ fn judge(info: &str, options: &RedisOptions, part: Part) -> Result<Server, Troub
         replicas: number("connected_slaves").unwrap_or(0),
         durable: field("aof_enabled") == Some("1"),
         evicts,
+        run: field("run_id").unwrap_or_default().to_owned(),
+        replication: field("master_replid").unwrap_or_default().to_owned(),
+        uptime: Duration::from_secs(field("uptime_in_seconds").and_then(|up| up.parse().ok()).unwrap_or(0)),
     })
 }
 

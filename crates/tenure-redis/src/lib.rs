@@ -31,6 +31,7 @@ mod mirror;
 mod names;
 mod options;
 mod record;
+mod redlock;
 mod reply;
 mod route;
 mod scripts;
@@ -56,6 +57,7 @@ use tenure_core::{Claim, ClaimId, FencingToken, Identity, Key};
 pub use contender::RedisContender;
 pub use fence::{RedisFence, RedisFenceError};
 pub use options::{Eviction, RedisOptions};
+pub use redlock::{Redlock, RedlockContender, RedlockOptions, RedlockUrlError, Young};
 pub use url::RedisUrlError;
 
 use cards::Card;
@@ -121,6 +123,25 @@ impl Redis {
         let facts = facts(&link, &options.address);
         let (acks, acks_timeout) = (options.acks, options.acks_timeout);
         Ok(Self { shared: Arc::new(Shared { route, inbox, acks, acks_timeout, facts }) })
+    }
+
+    /// A node of a quorum, which need not be there yet.
+    pub(crate) fn unopened(options: &RedisOptions) -> Self {
+        let inbox = Arc::new(Inbox::default());
+        let (route, facts) = (Route::new(options, &inbox), Facts::of_leases("redis"));
+        let (acks, acks_timeout) = (options.acks, options.acks_timeout);
+        Self { shared: Arc::new(Shared { route, inbox, acks, acks_timeout, facts }) }
+    }
+
+    /// The connection to its server.
+    pub(crate) async fn link(&self) -> Result<Arc<Link>, Trouble> {
+        let mut links = self.shared.route.primaries().await?;
+        links.pop().ok_or_else(|| Trouble::away("no server"))
+    }
+
+    /// Listens for a claim.
+    pub(crate) fn listen(&self, claim: ClaimId) -> inbox::Ear {
+        self.shared.inbox.listen(claim, None)
     }
 
     /// A fence for a resource on this server, with its marks in the hash `key`.

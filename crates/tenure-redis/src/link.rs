@@ -12,6 +12,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisResult, Value};
@@ -57,6 +58,8 @@ pub(crate) struct Link {
     voice: Voice,
     pub(crate) served: Served,
     scripts: Vec<String>,
+    /// When it was ready.
+    made: Moment,
     card: Mutex<Option<Shown>>,
     /// Verbs that are sent together.
     pub(crate) waiting: Waiting,
@@ -171,6 +174,7 @@ impl Dial for Dialer {
             voice,
             served,
             scripts: dialed.scripts,
+            made: SystemClock.now(),
             card: Mutex::default(),
             waiting: Waiting::default(),
             _watch: watch,
@@ -191,6 +195,11 @@ impl fmt::Debug for Dialer {
 impl Link {
     pub(crate) fn has_ended(&self) -> bool {
         self.life.ended.load(Ordering::Acquire)
+    }
+
+    /// For how long the server has been up, at least: it was asked before the connection was ready.
+    pub(crate) fn age(&self) -> Duration {
+        self.server.uptime.saturating_add(SystemClock.now().since(self.made))
     }
 
     /// Gives the connection up, because it cannot be trusted any more. It is closed when nobody waits on it.

@@ -28,6 +28,8 @@ pub struct RedisOptions {
     pub(crate) acks_timeout: Duration,
     pub(crate) response_timeout: Duration,
     pub(crate) connect_timeout: Duration,
+    /// Whether it is a node of a quorum, which depends on nobody else.
+    pub(crate) independent: bool,
 }
 
 /// Where to find the server that keeps a line.
@@ -126,6 +128,7 @@ impl RedisOptions {
             acks_timeout: Duration::from_millis(500),
             response_timeout: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(2),
+            independent: false,
         }
     }
 
@@ -192,6 +195,11 @@ impl RedisOptions {
     #[must_use]
     pub fn with_connect_timeout(self, timeout: Duration) -> Self {
         Self { connect_timeout: timeout, ..self }
+    }
+
+    /// The same options for a node of a quorum.
+    pub(crate) fn independent(self) -> Self {
+        Self { independent: true, ..self }
     }
 
     /// By how many replicas a grant must be acknowledged.

@@ -39,10 +39,12 @@ pub(crate) enum Script {
     /// Many attempts, and many renewals, that fall due together.
     Attempts,
     Renewals,
+    Prove,
+    Raise,
 }
 
 impl Script {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Attempt,
         Self::Renew,
         Self::Restamp,
@@ -52,6 +54,8 @@ impl Script {
         Self::Fence,
         Self::Attempts,
         Self::Renewals,
+        Self::Prove,
+        Self::Raise,
     ];
 
     /// The script that does the same for many claims, each on its own key; none for a verb that never comes in numbers.
@@ -63,6 +67,11 @@ impl Script {
         }
     }
 
+    /// Whether only a node of a quorum needs it.
+    pub(crate) fn is_of_quorums(self) -> bool {
+        matches!(self, Self::Prove | Self::Raise)
+    }
+
     /// Its text. What is common stands where the line `-- rules --` is: after the verb's short cut for the common case.
     pub(crate) fn source(self, voice: Voice) -> String {
         let own = match self {
@@ -71,6 +80,8 @@ impl Script {
             Self::Restamp => include_str!("scripts/restamp.lua"),
             Self::Withdraw => include_str!("scripts/withdraw.lua"),
             Self::Evict => include_str!("scripts/evict.lua"),
+            Self::Prove => include_str!("scripts/prove.lua"),
+            Self::Raise => include_str!("scripts/raise.lua"),
             Self::Inspect => return include_str!("scripts/inspect.lua").to_owned(),
             Self::Fence => return include_str!("scripts/fence.lua").to_owned(),
             Self::Attempts => return for_many(Self::Attempt.source(voice), 6),

@@ -24,7 +24,7 @@ cases![
     inspect_changes_nothing,
     keys_are_listed_in_order_and_in_pages,
     hostile_names_are_keys_that_do_not_meet_c114,
-    permits_have_slots_of_their_own_c111,
+    permits_have_slots_of_their_own_c111[Permits],
     the_engine_grants_exactly_what_the_rule_says[Arrival],
 ];
 

@@ -7,7 +7,7 @@ mod rules_1_to_4;
 mod rules_5_to_8;
 
 use futures_util::future::LocalBoxFuture;
-use tenure_core::engine::{Facts, Liveness, Order, TokenSource};
+use tenure_core::engine::{Facts, Liveness, Order, Permits, TokenSource};
 
 use crate::MemorySite;
 use crate::site::{Hook, Site};
@@ -33,6 +33,8 @@ pub(crate) enum Need {
     Floor,
     /// Waiters are granted in order of arrival.
     Arrival,
+    /// There are semaphores.
+    Permits,
     /// A client can be made to vanish.
     Vanish,
     /// The storage can be made to forget.
@@ -61,6 +63,9 @@ impl Need {
                 revision.then(|| "tokens are the engine's own revisions, which nobody can raise".into())
             }
             Self::Arrival => (facts.order != Order::Arrival).then(|| "waiters have no promised order".into()),
+            Self::Permits => {
+                (facts.permits != Permits::Kept).then(|| "there are no semaphores on this engine".into())
+            }
             Self::Vanish => site.can(Hook::Vanish).err().map(Into::into),
             Self::Forget => site.can(Hook::Forget).err().map(Into::into),
         }

@@ -16,7 +16,7 @@ cases![
     rule_1_a_release_never_hits_somebody_else_c031_c032,
     rule_1_a_delayed_renewal_or_restamp_touches_nobody_else,
     rule_1_two_contenders_of_one_claim_are_one,
-    rule_1_a_grant_names_its_claim_c030,
+    rule_1_a_grant_names_its_claim_c030[Permits],
     rule_2_a_repeated_attempt_makes_no_second_place_c035,
     rule_2_a_repeated_attempt_answers_with_the_same_grant_c026,
     rule_2_a_claim_that_does_not_wait_leaves_nothing_c113,

@@ -127,7 +127,9 @@ fn waiting<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<Waiting> {
     Some(Waiting { ahead, look_in, last_token: words.next()?.parse().ok()? })
 }
 
-fn gone(why: &str) -> Option<Gone> {
+/// Why a claim is gone.
+#[must_use]
+pub fn gone(why: &str) -> Option<Gone> {
     match why {
         "evicted" => Some(Gone::Evicted),
         "withdrawn" => Some(Gone::Withdrawn),

@@ -288,6 +288,8 @@ pub struct Facts {
     pub token_source: TokenSource,
     /// In which order waiters are granted.
     pub order: Order,
+    /// Whether there are semaphores.
+    pub permits: Permits,
     /// For how long a grant waits for the waiter to confirm it.
     pub claim_window: Duration,
     /// How often a waiting place must be attempted again.
@@ -308,6 +310,7 @@ impl Facts {
             token_durability: TokenDurability::Volatile,
             token_source: TokenSource::Line,
             order: Order::Arrival,
+            permits: Permits::Kept,
             claim_window: Duration::from_secs(3),
             refresh_every: Duration::from_secs(1),
             cautions: Vec::new(),
@@ -372,4 +375,14 @@ pub enum Order {
     Arrival,
     /// In no particular order.
     Any,
+}
+
+/// Whether there are semaphores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Permits {
+    /// There are never more permits than the limit.
+    Kept,
+    /// A claim for a permit is refused: nothing would bound how many are held.
+    Refused,
 }
