@@ -9,6 +9,7 @@
 //! | [`ambiguity`] | lost, late and repeated requests against withdrawal |
 //! | [`fence`] | fencing tokens, failover, and a resource that refuses the stale |
 //! | [`lease`] | arithmetic of validity under delay, drift and suspension |
+//! | [`quorum`] | a majority of nodes: its tokens, nodes that forget, renewals |
 //!
 //! A model that cannot fail proves nothing. Each therefore takes an optional *mutant*, one planted error of a
 //! kind that real lock libraries had, and the tests demand that the search finds it. Each also names states
@@ -32,6 +33,7 @@ pub mod ambiguity;
 pub mod fence;
 pub mod lease;
 pub mod line;
+pub mod quorum;
 
 /// A model whose whole state space can be searched: everything that the checker asks of one, in one name.
 pub trait Story:

@@ -11,6 +11,7 @@ use tenure_models::fence::Fence;
 use tenure_models::lease::Lease;
 use tenure_models::line::Line;
 use tenure_models::line::Mode::{Exclusive, Permit, Shared};
+use tenure_models::quorum::Quorum;
 use tenure_models::{Story, search_and_report};
 
 fn main() -> ExitCode {
@@ -38,6 +39,9 @@ fn run(large: bool) -> bool {
         clean &= show("fence, failovers", &Fence::new(10, 6, 2));
         clean &= show("fence, restores", &Fence::new(7, 4, 2).with_restores());
         clean &= show("lease", &Lease::new(9));
+        clean &= show("quorum, two that exclude", &Quorum::new(5, 3, 1));
+        clean &= show("quorum, two readers", &Quorum::new(3, 2, 1).shared());
+        clean &= show("quorum, flushed nodes", &Quorum::new(4, 3, 0).with_flushes(1));
     } else {
         clean &= show("line, two that exclude, one dies", &Line::new([Exclusive; 2], 2, 1));
         clean &=
@@ -47,6 +51,9 @@ fn run(large: bool) -> bool {
         clean &= show("fence, failovers", &Fence::new(6, 4, 1));
         clean &= show("fence, restores", &Fence::new(6, 4, 1).with_restores());
         clean &= show("lease", &Lease::new(4));
+        clean &= show("quorum, two that exclude", &Quorum::new(4, 2, 1));
+        clean &= show("quorum, two readers", &Quorum::new(2, 2, 1).shared());
+        clean &= show("quorum, flushed nodes", &Quorum::new(3, 2, 0).with_flushes(1));
     }
     clean
 }

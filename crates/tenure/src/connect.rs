@@ -11,6 +11,8 @@ const SCHEMES: &[&str] = &[
     "local:",
     #[cfg(feature = "redis")]
     "redis://, rediss://, redis+unix://",
+    #[cfg(feature = "redis")]
+    "redlock:",
     #[cfg(feature = "postgres")]
     "postgres://, postgresql://",
     #[cfg(feature = "mysql")]
@@ -64,6 +66,13 @@ pub async fn connect_with(url: &str, options: Options) -> Result<Tenure, Error> 
             let postgres = tenure_postgres::PostgresOptions::from_url(url).map_err(unreadable)?;
             let postgres = tenure_postgres::Postgres::open(&postgres).await;
             Ok(Tenure::with_options(postgres.map_err(|error| unopened("postgres", error))?, options))
+        }
+        #[cfg(feature = "redis")]
+        Some("redlock") => {
+            let nodes = tenure_redis::RedlockOptions::from_url(url).map_err(unreadable)?;
+            let quorum =
+                tenure_redis::Redlock::open(&nodes).await.map_err(|error| unopened("redlock", error))?;
+            Ok(Tenure::with_options(quorum, options))
         }
         #[cfg(feature = "mysql")]
         Some("mysql" | "mariadb") => {

@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `local:`, `local:///var/lock/app` | a directory; between the processes of one machine |
 //! | `redis://host`, `rediss://host` | a Redis primary; with the feature `redis` |
+//! | `redlock:redis://a,redis://b,redis://c` | a majority of independent Redis primaries; the same feature |
 //! | `postgres://host/database` | tables of PostgreSQL, beside the data; with the feature `postgres` |
 //! | `mysql://host/database`, `mariadb://host/database` | MariaDB or MySQL tables; with the feature `mysql` |
 //! | `etcd://host,host`, `etcds://host` | an etcd cluster; with the feature `etcd` |

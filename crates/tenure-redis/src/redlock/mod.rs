@@ -23,8 +23,8 @@ use std::sync::Arc;
 
 use tenure_core::engine::links::OwnThread;
 use tenure_core::engine::{
-    Engine, EngineError, EngineErrorKind, Exclusion, Facts, Line, Order, Permits, TokenDurability, Trouble,
-    Withdrawn,
+    Effect, Engine, EngineError, EngineErrorKind, Exclusion, Facts, Line, Order, Permits, TokenDurability,
+    Trouble, Withdrawn,
 };
 use tenure_core::{Claim, ClaimId, Key};
 
@@ -116,8 +116,13 @@ async fn meet(nodes: Arc<Nodes>, options: RedlockOptions) -> Result<Facts, Engin
             // One that is away may come later; one that must not be used is a mistake that must be corrected.
             Vote::Failed(error) if error.kind() == EngineErrorKind::Unreachable => {}
             Vote::Failed(error) => {
-                let message = format!("{}: {error}", nodes.addresses[at]);
-                return Err(EngineError::new(error.kind(), error.effect(), error.retry(), message));
+                let (kind, address) = (error.kind(), &nodes.addresses[at]);
+                return Err(EngineError::new(
+                    kind,
+                    Effect::None,
+                    error.retry(),
+                    format!("{address}: {error}"),
+                ));
             }
         }
     }
