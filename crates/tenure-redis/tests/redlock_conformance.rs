@@ -1,5 +1,5 @@
-//! The suite on a quorum of five real servers, without persistence, which all trials share: each has a numbered database
-//! of its own.
+//! The suite on a quorum of five real servers, without persistence, which all trials share: each has a numbered
+//! database of its own.
 #![allow(clippy::expect_used, reason = "a site that cannot be opened fails the run")]
 
 use std::fmt;

@@ -149,7 +149,10 @@ impl Ballot {
 
     /// Whether a hold that was agreed on before may stand: at nodes that say so, and at those that said nothing.
     fn may_hold(&self, votes: &[Vote<Attempt>]) -> bool {
-        let agreed = |vote: &&Vote<Attempt>| matches!(vote.said(), Some(Attempt::Granted(grant)) if grant.slot == AGREED);
+        let agreed = |vote: &&Vote<Attempt>| match vote.said() {
+            Some(Attempt::Granted(grant)) => grant.slot == AGREED,
+            _ => false,
+        };
         let agreed = votes.iter().filter(agreed).count();
         let silent = votes.iter().filter(|vote| vote.said().is_none()).count();
         agreed > 0 && agreed + silent >= self.quorum()

@@ -38,8 +38,8 @@ impl RedlockContender {
         match self.shared.nodes.longest_ttl() {
             Some(longest) if claim.term() > longest => {
                 let message = format!(
-                    "the TTL and the quarantine of {:?} are {:?} together, and a node that restarts waits only {longest:?}: \
-                     ask for less, or set longest-ttl-ms in the URL of all clients",
+                    "the TTL and the quarantine of {:?} are {:?} together, and a node that restarts waits only \
+                     {longest:?}: ask for less, or set longest-ttl-ms in the URL of all clients",
                     claim.key,
                     claim.term()
                 );
