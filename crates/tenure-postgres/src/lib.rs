@@ -19,6 +19,8 @@
 
 mod contender;
 mod dial;
+mod fence;
+mod guarded;
 mod link;
 mod migration;
 #[cfg(test)]
@@ -42,6 +44,8 @@ use tenure_core::lease::{Clock, Moment, SystemClock};
 use tenure_core::{Claim, ClaimId, FencingToken, Key};
 
 pub use contender::PostgresContender;
+pub use fence::{FencedTable, FencedTableError};
+pub use guarded::{GuardedTx, GuardedTxError, Hold};
 pub use migration::{Migrated, migrate, migration_sql};
 pub use options::{PostgresOptions, PostgresUrlError};
 
