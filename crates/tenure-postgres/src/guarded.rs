@@ -2,8 +2,8 @@
 //!
 //! The hold's row is locked in the user's own transaction. Until that transaction ends, however long its client is
 //! paused and whatever clocks do, the row cannot go, so nobody else is granted; and where the row has gone already, the
-//! transaction is refused before it has read anything. No verb waits for such a transaction: whoever wants the key waits
-//! in the line, and the holder's own renewals go on, because they leave the row's key alone.
+//! transaction is refused before it has read anything. No verb waits for such a transaction: whoever wants the key
+//! waits in the line, and the holder's own renewals go on, because they leave the row's key alone.
 
 use std::ops::{Deref, DerefMut};
 
@@ -38,8 +38,9 @@ impl<'a> Hold<'a> {
         Self { schema: Some(schema), ..self }
     }
 
-    /// The statement that pins a hold, for clients of other libraries: `$1` is the name of the key, `$2` the claim, `$3`
-    /// the token. It answers one text, NULL when the hold is pinned until the transaction ends, or why it is not.
+    /// The statement that pins a hold, for clients of other libraries: `$1` is the name of the key and `$2` the claim,
+    /// both text, `$3` the token, a bigint. It answers one text: NULL when the hold is pinned until the transaction
+    /// ends, or why it is not.
     #[must_use]
     pub fn pin_sql(schema: Option<&str>) -> String {
         let schema = schema.map(|schema| format!("{}.", quoted(schema))).unwrap_or_default();
