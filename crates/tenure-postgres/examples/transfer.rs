@@ -1,13 +1,13 @@
-//! A transfer of money by two clients, one of which is paused in the middle: with the lock alone an update is lost, with
-//! guarded transactions none is.
+//! A transfer of money by two clients, one of which is paused in the middle: with the lock alone an update is lost,
+//! with guarded transactions none is.
 //!
 //! ```sh
 //! cargo run -p tenure-postgres --example transfer
 //! ```
 //!
-//! It starts a PostgreSQL server of its own, from the programs that are installed, and removes it at the end. The client
-//! that is paused does not run at all meanwhile, so nothing renews its lease: it takes the lock by the engine's own
-//! interface, which has no keeper, for 300 ms.
+//! It starts a PostgreSQL server of its own, from the programs that are installed, and removes it at the end. The
+//! client that is paused does not run at all meanwhile, so nothing renews its lease: it takes the lock by the engine's
+//! own interface, which has no keeper, for 300 ms.
 
 use std::error::Error;
 use std::time::Duration;

@@ -120,6 +120,14 @@ fn facts(server: &Server, pooled: bool) -> Facts {
     facts.claim_window = CLAIM_WINDOW;
     if pooled {
         facts.refresh_every = POLL;
+        facts.cautions.push(format!(
+            "a pooler is between us and the server, so nothing can be pushed: waiters look every {POLL:?}"
+        ));
+    }
+    if !server.durable {
+        facts
+            .cautions
+            .push("fsync is off: what the server acknowledges may be gone after a crash".to_owned());
     }
     facts
 }

@@ -351,6 +351,7 @@ async fn c082_a_pooler_is_noticed_and_keeps_no_setting_of_ours() {
     let pooled = Postgres::open(&options(&bouncer.url())).await.unwrap();
     assert_eq!(open(&server).await.facts().refresh_every, Duration::from_secs(1));
     assert_eq!(pooled.facts().refresh_every, Duration::from_millis(250), "waiters look more often");
+    assert!(pooled.facts().cautions.iter().any(|caution| caution.contains("pooler")));
     let (mut holder, mut waiter) = (pooled.contend(claim("k")), pooled.contend(claim("k")));
     granted(&mut holder).await;
     waits(&mut waiter).await;

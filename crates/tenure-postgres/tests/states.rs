@@ -219,7 +219,8 @@ async fn c049_idle_keys_are_swept_and_their_tokens_never_come_back() {
     assert_eq!(server.sql("SELECT tenure_sweep('held', 0, 100)").unwrap(), "");
     assert_eq!(server.sql(keys).unwrap(), "2", "what is held and what is refused is kept");
     // As if the clock had been set back by years: only what was kept of the swept keys is above their tokens.
-    let clock = "CREATE OR REPLACE FUNCTION tenure_now() RETURNS bigint LANGUAGE sql VOLATILE AS 'SELECT 1000000::bigint'";
+    let clock = "CREATE OR REPLACE FUNCTION tenure_now() RETURNS bigint LANGUAGE sql VOLATILE AS \
+        'SELECT 1000000::bigint'";
     server.sql(clock).unwrap();
     for n in 0..5 {
         let again = granted(&mut postgres.contend(claim(&format!("idle/{n}")))).await;
