@@ -284,7 +284,10 @@ mod tests {
         let list = text("docs/adr/README.md", "[one](0001-one.md)\n");
         let one = text("docs/adr/0001-one.md", "");
         assert!(decisions(&[list, one]).is_empty());
-        assert_eq!(decisions(&[text("docs/adr/0003-three.md", "")]).len(), 2);
+        assert_eq!(decisions(&[text("docs/adr/three.md", "")]).len(), 2);
+        let list = text("docs/adr/README.md", "[one](0003-one.md) and [two](0003-two.md)\n");
+        let twice = [list, text("docs/adr/0003-one.md", ""), text("docs/adr/0003-two.md", "")];
+        assert_eq!(decisions(&twice).len(), 1);
     }
 
     #[test]

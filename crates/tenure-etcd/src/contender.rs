@@ -84,6 +84,15 @@ impl EtcdContender {
         self.interest = Some(Interest { after: view.revision, keys });
     }
 
+    /// What a waiter far back waits for: its own place and the one before it, which are as they were.
+    fn listen_as_before(&mut self, after: i64) {
+        if let Some(place) = self.seat.place() {
+            let keys = place.behind.map(|behind| behind.key).into_iter().chain([place.key]);
+            let keys = keys.map(|key| (key, Sight::Deletions)).collect();
+            self.interest = Some(Interest { after, keys });
+        }
+    }
+
     async fn attempt_on(&mut self, link: &Arc<Link>, begun: Moment) -> Result<Attempt, EngineError> {
         for _ in 0..TRIES_MAX {
             let doing = self.doing(link, begun);
@@ -94,6 +103,10 @@ impl EtcdContender {
             match seen {
                 Seen::Gone(gone) => return Ok(Attempt::Gone(gone)),
                 Seen::Again => {}
+                Seen::Still(waiting, revision) => {
+                    self.listen_as_before(revision);
+                    return Ok(Attempt::Waiting(waiting));
+                }
                 Seen::Busy(view) => return Ok(Attempt::Busy(doing.waiting(&view, view.places.len()))),
                 Seen::Line { view, me, joined } => {
                     if joined {
@@ -109,6 +122,7 @@ impl EtcdContender {
                         doing.undo().await?;
                         return Ok(Attempt::Busy(waiting));
                     }
+                    doing.note_behind(&view, me, waiting);
                     self.listen_as_waiter(&view, me);
                     return Ok(Attempt::Waiting(waiting));
                 }

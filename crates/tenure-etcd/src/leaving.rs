@@ -1,5 +1,6 @@
 //! Leaving a line, and what becomes of the leases.
 
+use tenure_core::Mode;
 use tenure_core::engine::line::{self, Verdict};
 use tenure_core::engine::{EngineError, Stray, Withdrawn};
 
@@ -7,7 +8,7 @@ use crate::names::Span;
 use crate::ops::{self, Answers};
 use crate::options::EtcdLayout;
 use crate::place::Doing;
-use crate::record::{WITHDRAWN, seconds_up};
+use crate::record::{View, WITHDRAWN, seconds_up};
 use crate::rpc::RequestOp;
 use crate::seat::Taken;
 
@@ -36,7 +37,12 @@ impl Doing<'_> {
         }
         // What it did until now is seen in the line as it was before.
         if !known_to_hold {
-            ops.splice(0..0, [ops::list(&self.line()), ops::get(&self.mark())]);
+            let line = self.line();
+            let until_now = match self.claim.mode {
+                Mode::Exclusive => ops::oldest(&line, 1),
+                Mode::Shared | Mode::Permit { .. } => ops::list(&line),
+            };
+            ops.insert(0, until_now);
         }
         if stray == Stray::Possible {
             let term = i64::try_from(seconds_up(self.claim.term())).unwrap_or(i64::MAX);
@@ -46,12 +52,14 @@ impl Doing<'_> {
             ops.push(ops::when(vec![ops::is_absent(&grave)], vec![dig], Vec::new()));
         }
         let mut answers = Answers::from(self.link.txn(ops::txn(Vec::new(), ops, Vec::new())).await?);
-        let view = if known_to_hold { None } else { Some(self.view(&mut answers)?) };
+        let before = if known_to_hold { None } else { Some(answers.found()?) };
         let was_there = !answers.deleted()?.is_empty();
         self.dispose(stray == Stray::Possible);
-        let waited = view.is_some_and(|view| {
-            let me = view.position(self.claim.id);
-            me.is_some_and(|me| line::verdict(&view.modes(), me) != Verdict::Granted)
+        // What others have written there, in a line that cannot be read, does not keep us from leaving it.
+        let waited = before.is_some_and(|places| {
+            let view = View::read(&self.shared.names, answers.revision, places, &[]);
+            let me = view.as_ref().ok().and_then(|view| Some((view, view.position(self.claim.id)?)));
+            me.is_none_or(|(view, me)| line::verdict(&view.modes(), me) != Verdict::Granted)
         });
         Ok(match (was_there, waited) {
             (false, _) => Withdrawn::Absent,

@@ -18,7 +18,7 @@ use std::time::Duration;
 use tenure_core::engine::Trouble;
 use tenure_core::engine::links::Dial;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
@@ -37,6 +37,9 @@ use crate::watch::{Sight, Watches};
 /// The largest answer that is read: the lines of thousands of waiters.
 const ANSWER_MAX: usize = 64 << 20;
 
+/// How many requests are under way on a connection at once. More would only wait in the server, where their time runs.
+const AT_ONCE: usize = 64;
+
 /// Makes connections to the servers of one cluster.
 pub(crate) struct Dialer {
     options: Arc<EtcdOptions>,
@@ -50,6 +53,7 @@ pub(crate) struct Link {
     token: Mutex<Option<AsciiMetadataValue>>,
     runtime: Handle,
     life: Life,
+    turns: Semaphore,
     pulse: Pulse,
     watches: Watches,
     pub(crate) version: Version,
@@ -126,6 +130,7 @@ impl Dial for Dialer {
             token: Mutex::new(dialed.token),
             runtime: Handle::current(),
             life,
+            turns: Semaphore::new(AT_ONCE),
             pulse,
             watches,
             version: dialed.version,
@@ -158,6 +163,15 @@ impl Link {
         metadata(self.token.lock().unwrap_or_else(PoisonError::into_inner).as_ref())
     }
 
+    /// Waits for the turn to send something, unless the connection has ended by then.
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Trouble> {
+        let turn = self.turns.acquire().await;
+        match turn {
+            Ok(turn) if !self.life.has_ended() => Ok(turn),
+            _ => Err(Trouble::away("the connection has ended")),
+        }
+    }
+
     /// One request and its answer.
     async fn ask<Q, A, F>(&self, message: Q, send: impl Fn(Channel, Request<Q>) -> F) -> Result<A, Failed>
     where
@@ -165,9 +179,7 @@ impl Link {
         A: Send + 'static,
         F: Future<Output = Result<Response<A>, Status>> + Send + 'static,
     {
-        if self.life.has_ended() {
-            return Err(Trouble::away("the connection has ended").into());
-        }
+        let _turn = self.turn().await?;
         let prepared = |message| {
             let mut request = Request::new(message);
             *request.metadata_mut() = self.metadata();
@@ -261,6 +273,7 @@ impl Link {
 
     /// Keeps a lease alive: for how long from before the send; zero when it has ended.
     pub(crate) async fn keep_alive(&self, lease: i64) -> Result<Duration, Trouble> {
+        let _turn = self.turn().await?;
         let beat = self.pulse.beat(lease)?;
         let limited = tokio_timeout(self.options.response_timeout, beat);
         let answered = if self.is_at_home() {

@@ -7,6 +7,7 @@ use crate::rpc::{
     Compare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, RequestOp, ResponseHeader, ResponseOp,
     TxnRequest, TxnResponse,
     compare::{CompareResult, CompareTarget, TargetUnion},
+    range_request::{SortOrder, SortTarget},
     request_op::Request,
     response_op::Response,
 };
@@ -93,6 +94,40 @@ pub(crate) fn list(span: &Span) -> RequestOp {
     op(Request::RequestRange(RangeRequest { key, range_end, ..Default::default() }))
 }
 
+/// The places of a span that were created last, the youngest first; it is told how many there are.
+pub(crate) fn youngest(span: &Span, limit: i64) -> RequestOp {
+    by_creation(span, limit, SortOrder::Descend)
+}
+
+/// The places of a span that were created first, the oldest first.
+pub(crate) fn oldest(span: &Span, limit: i64) -> RequestOp {
+    by_creation(span, limit, SortOrder::Ascend)
+}
+
+fn by_creation(span: &Span, limit: i64, order: SortOrder) -> RequestOp {
+    let (key, range_end) = (span.first.clone(), span.end.clone());
+    let (sort_order, sort_target) = (order as i32, SortTarget::Create as i32);
+    op(Request::RequestRange(RangeRequest {
+        key,
+        range_end,
+        limit,
+        sort_order,
+        sort_target,
+        ..Default::default()
+    }))
+}
+
+/// What was created up to a revision.
+pub(crate) fn list_until(span: &Span, created: i64) -> RequestOp {
+    let (key, range_end) = (span.first.clone(), span.end.clone());
+    op(Request::RequestRange(RangeRequest {
+        key,
+        range_end,
+        max_create_revision: created,
+        ..Default::default()
+    }))
+}
+
 /// So many keys of the span in their order, without their values unless those are wanted.
 pub(crate) fn page(span: &Span, limit: i64, keys_only: bool) -> RequestOp {
     let (key, range_end) = (span.first.clone(), span.end.clone());
@@ -131,6 +166,18 @@ impl Answers {
     pub(crate) fn found(&mut self) -> Result<Vec<KeyValue>, Trouble> {
         match self.next() {
             Some(Response::ResponseRange(range)) => Ok(range.kvs),
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// The same, and how many are not shown.
+    pub(crate) fn counted(&mut self) -> Result<(Vec<KeyValue>, usize), Trouble> {
+        match self.next() {
+            Some(Response::ResponseRange(range)) => {
+                let count = usize::try_from(range.count).unwrap_or(0);
+                let hidden = count.saturating_sub(range.kvs.len());
+                Ok((range.kvs, hidden))
+            }
             _ => Err(nonsense()),
         }
     }

@@ -12,10 +12,14 @@ use crate::lease::Lease;
 use crate::link::{Failed, Link};
 use crate::names::Span;
 use crate::ops::{self, Answers};
-use crate::options::LongerTtl;
+use crate::options::{EtcdLayout, LongerTtl};
 use crate::record::{self, Mark, Place, View, Words, seconds_up};
-use crate::seat::{Seat, Taken};
+use crate::rpc::RequestOp;
+use crate::seat::{Behind, Seat, Taken};
 use crate::{Shared, WAITING};
+
+/// Behind how many places a waiter does not count those before it at each look.
+const LONG_LINE: usize = 16;
 
 /// A claim at work on a connection.
 pub(crate) struct Doing<'a> {
@@ -31,6 +35,8 @@ pub(crate) struct Doing<'a> {
 pub(crate) enum Seen {
     /// It has a place in this line.
     Line { view: View, me: usize, joined: bool },
+    /// It waits as before, as was seen at this revision.
+    Still(Waiting, i64),
     /// It has none, and did not want one.
     Busy(View),
     /// It was taken out of the line.
@@ -68,6 +74,7 @@ impl Doing<'_> {
 
     /// Takes a place at the end of the line, unless the claim has one already or was taken out before.
     pub(crate) async fn join(&self) -> Result<Seen, EngineError> {
+        self.check_mode()?;
         let (hold, wait) = self.leases().await?;
         let own = self.shared.names.place(&self.claim.key, self.claim.id, hold.id);
         let (line, mark, grave) = (self.line(), self.mark(), self.grave());
@@ -79,7 +86,7 @@ impl Doing<'_> {
         let behind = if self.joins_only_alone() {
             otherwise()
         } else {
-            let join = [vec![ops::put(&own, queued.write(), wait.id)], see()].concat();
+            let join = vec![ops::put(&own, queued.write(), wait.id), self.end_of(&line), ops::get(&mark)];
             vec![ops::when(vec![ops::is_absent(&own), ops::is_absent(&grave)], join, otherwise())]
         };
         let txn = ops::txn(
@@ -106,10 +113,13 @@ impl Doing<'_> {
         self.seat.answered();
         if answers.succeeded {
             answers.written()?;
-            let mark = Mark::read(&answers.found()?)?;
+            let mark = match answers.found().and_then(|mark| Mark::read(&mark)) {
+                Err(trouble) => return self.turn_back(&own, trouble).await,
+                Ok(mark) => mark,
+            };
             let (revision, lease) = (answers.revision, hold.id);
             let place = Place { key: own, created: revision, changed: revision, lease, words: alone };
-            let view = View { revision, places: vec![place], mark };
+            let view = View { revision, places: vec![place], hidden: 0, mark };
             self.take(&view, 0, hold);
             return Ok(Seen::Line { view, me: 0, joined: true });
         }
@@ -121,12 +131,46 @@ impl Doing<'_> {
             return self.excluded(answers);
         }
         answers.written()?;
-        let view = self.view(&mut answers)?;
+        let view = match self.view_of_end(&mut answers) {
+            Err(trouble) => return self.turn_back(&own, trouble).await,
+            Ok(view) => view,
+        };
         let me = view
             .position(self.claim.id)
             .ok_or_else(|| Trouble::nonsense("a place vanished as it was made"))?;
         self.take(&view, me, wait);
         Ok(Seen::Line { view, me, joined: true })
+    }
+
+    /// The layout that is shared with others knows exclusive locks only.
+    fn check_mode(&self) -> Result<(), Trouble> {
+        if self.shared.names.layout() == EtcdLayout::Tenure || self.claim.mode == Mode::Exclusive {
+            return Ok(());
+        }
+        let mode = self.claim.mode;
+        let message = format!("{mode} does not exist with layout=concurrency: only exclusive locks do");
+        Err(Trouble::unsupported(message))
+    }
+
+    /// What whoever joins has to read: the one before it, if it is exclusive, and how many there are.
+    fn end_of(&self, line: &Span) -> RequestOp {
+        if self.claim.mode == Mode::Exclusive { ops::youngest(line, 2) } else { ops::list(line) }
+    }
+
+    fn view_of_end(&self, answers: &mut Answers) -> Result<View, Trouble> {
+        let ((places, hidden), mark) = (answers.counted()?, answers.found()?);
+        let view = View::read(&self.shared.names, answers.revision, places, &mark)?;
+        Ok(View { hidden, ..view })
+    }
+
+    /// Leaves a line that cannot be read, as if it had never been joined.
+    async fn turn_back(&self, own: &[u8], trouble: Trouble) -> Result<Seen, EngineError> {
+        let left = self.link.txn(ops::txn(Vec::new(), vec![ops::delete(own)], Vec::new())).await;
+        if left.is_err() {
+            return Err(trouble.with_unknown_effect().into());
+        }
+        self.dispose(false);
+        Err(trouble.without_effect().into())
     }
 
     /// The line was not joined: because somebody was there, because we are, or because we must not come back.
@@ -146,7 +190,17 @@ impl Doing<'_> {
 
     /// Looks at the line again, and keeps the place alive.
     pub(crate) async fn look(&self, place: &Taken) -> Result<Seen, EngineError> {
-        let read = vec![ops::list(&self.line()), ops::get(&self.mark()), ops::get(&self.grave())];
+        if let Some(behind) = &place.behind
+            && let Some(still) = self.glance(place, behind).await?
+        {
+            return Ok(still);
+        }
+        // Only permits have to know who is behind them: their slots must differ.
+        let line = match self.claim.mode {
+            Mode::Permit { .. } => ops::list(&self.line()),
+            Mode::Exclusive | Mode::Shared => ops::list_until(&self.line(), place.created),
+        };
+        let read = vec![line, ops::get(&self.mark()), ops::get(&self.grave())];
         let read = self.link.txn(ops::txn(Vec::new(), read, Vec::new()));
         let (alive, answer) = tokio::join!(place.lease.keep_alive(self.link), read);
         // To look changes nothing.
@@ -168,6 +222,30 @@ impl Doing<'_> {
                 self.seat.state().lose();
                 Ok(Seen::Again)
             }
+        }
+    }
+
+    /// Keeps the place alive, and looks whether it and the one before it are still there. Far back in a long line that
+    /// is all that matters, and the whole line is much to read. None when something has changed.
+    async fn glance(&self, place: &Taken, behind: &Behind) -> Result<Option<Seen>, EngineError> {
+        let stand =
+            vec![ops::created_at(&place.key, place.created), ops::created_at(&behind.key, behind.created)];
+        let look = self.link.txn(ops::txn(stand, Vec::new(), vec![ops::get(&place.key)]));
+        let (alive, answer) = tokio::join!(place.lease.keep_alive(self.link), look);
+        let harmless = |failed: Failed| failed.trouble.without_effect();
+        let answers = Answers::from(answer.map_err(harmless)?);
+        let still = answers.succeeded && alive.map_err(harmless)?;
+        Ok(still.then_some(Seen::Still(behind.waiting, answers.revision)))
+    }
+
+    /// Notes what an exclusive waiter waits for, if the line is so long that it is worth it.
+    pub(crate) fn note_behind(&self, view: &View, me: usize, waiting: Waiting) {
+        let behind = (self.claim.mode == Mode::Exclusive && waiting.ahead > LONG_LINE).then(|| {
+            let place = &view.places[me - 1];
+            Behind { key: place.key.clone(), created: place.created, waiting }
+        });
+        if let Some(place) = &mut self.seat.state().place {
+            place.behind = behind;
         }
     }
 
@@ -238,7 +316,8 @@ impl Doing<'_> {
         let place = &view.places[me];
         let marked = view.mark.changed > 0 && view.mark.base == 0;
         let (key, created, changed) = (place.key.clone(), place.created, place.changed);
-        self.seat.state().place = Some(Taken { key, created, changed, lease, grant: None, marked });
+        self.seat.state().place =
+            Some(Taken { key, created, changed, lease, grant: None, marked, behind: None });
     }
 
     /// Takes over a place that was there already.
@@ -266,7 +345,8 @@ impl Doing<'_> {
     pub(crate) fn waiting(&self, view: &View, me: usize) -> Waiting {
         let holders = view.places.iter().take(view.granted().min(me));
         let first = holders.map(|place| place.words.ttl).filter(|ttl| *ttl > 0).min();
-        Waiting { ahead: me, look_in: first.map(Duration::from_secs), last_token: view.last_token() }
+        let last_token = if view.hidden == 0 { view.last_token() } else { 0 };
+        Waiting { ahead: me + view.hidden, look_in: first.map(Duration::from_secs), last_token }
     }
 
     /// Permits of one line agree on their limit: whoever comes with another leaves at once.

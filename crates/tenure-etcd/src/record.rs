@@ -55,6 +55,8 @@ pub(crate) struct View {
     /// The revision of the store at that moment.
     pub(crate) revision: i64,
     pub(crate) places: Vec<Place>,
+    /// How many places before these were not read.
+    pub(crate) hidden: usize,
     pub(crate) mark: Mark,
 }
 
@@ -172,7 +174,7 @@ impl View {
         let mut places =
             places.into_iter().map(|kv| Place::read(names, kv)).collect::<Result<Vec<_>, _>>()?;
         places.sort_unstable_by_key(|place| place.created);
-        Ok(Self { revision, places, mark: Mark::read(mark)? })
+        Ok(Self { revision, places, hidden: 0, mark: Mark::read(mark)? })
     }
 
     pub(crate) fn position(&self, claim: ClaimId) -> Option<usize> {

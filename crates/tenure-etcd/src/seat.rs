@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tenure_core::ClaimId;
+use tenure_core::engine::Waiting;
 
 use crate::lease::Lease;
 
@@ -50,6 +51,16 @@ pub(crate) struct Taken {
     pub(crate) grant: Option<(u64, u32)>,
     /// Whether the line has a mark that can go when the line is empty.
     pub(crate) marked: bool,
+    /// Of an exclusive waiter far back in a long line: the place before it, as long as that is all that matters.
+    pub(crate) behind: Option<Behind>,
+}
+
+/// The place before a waiter, and what the waiter was told.
+#[derive(Clone, Debug)]
+pub(crate) struct Behind {
+    pub(crate) key: Vec<u8>,
+    pub(crate) created: i64,
+    pub(crate) waiting: Waiting,
 }
 
 /// One contender's share of a seat.

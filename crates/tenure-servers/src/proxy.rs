@@ -410,6 +410,19 @@ impl Proxy {
         (!bytes.is_empty()).then_some(bytes.len())
     }
 
+    /// One frame of HTTP/2, or the greeting before the first. The fourth byte of a frame is its type; 0 is data.
+    #[must_use]
+    pub fn http2(bytes: &[u8]) -> Option<usize> {
+        const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let [a, b, c, ..] = *bytes.first_chunk::<9>()?;
+        let length = if bytes.starts_with(b"PRI * HTT") {
+            GREETING.len()
+        } else {
+            9 + u32::from_be_bytes([0, a, b, c]) as usize
+        };
+        (bytes.len() >= length).then_some(length)
+    }
+
     /// One value of RESP, versions 2 and 3.
     #[must_use]
     pub fn resp(bytes: &[u8]) -> Option<usize> {

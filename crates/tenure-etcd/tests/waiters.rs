@@ -1,0 +1,91 @@
+//! Many waiters, and whom a release wakes.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use support::*;
+use tenure_core::{Fairness, Tenure};
+use tokio::sync::mpsc;
+
+/// How many events the server has sent to watches since it began.
+fn events(cluster: &EtcdCluster) -> u64 {
+    let mut stream = TcpStream::connect(("127.0.0.1", cluster.port(0))).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    let line = said.lines().find_map(|line| line.strip_prefix("etcd_debugging_mvcc_events_total "));
+    line.unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c103_each_release_wakes_one_of_a_thousand_waiters() {
+    const WAITERS: usize = 1000;
+    const RELEASES: u64 = 10;
+    let cluster = EtcdCluster::single().unwrap();
+    let engine = open(&cluster).await;
+    let holder = Tenure::new(engine.clone()).lock("k").acquire().await.unwrap();
+    let (told, mut grants) = mpsc::unbounded_channel();
+    let waiters = Tenure::new(open(&cluster).await);
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..WAITERS {
+        let (lock, told) = (waiters.lock("k").fairness(Fairness::StrictFifo), told.clone());
+        tasks.spawn(async move {
+            let guard = lock.acquire().await.unwrap();
+            told.send(guard).unwrap();
+        });
+    }
+    until("all wait", async || places(&engine, "k").await == WAITERS + 1).await;
+    let before = events(&cluster);
+    holder.release().await.unwrap();
+    for _ in 0..RELEASES {
+        let guard = in_time("the next is granted", grants.recv()).await.unwrap();
+        guard.release().await.unwrap();
+    }
+    let last = in_time("the next is granted", grants.recv()).await.unwrap();
+    let woken = events(&cluster) - before;
+    // Besides the next in line, a holder that has held for a while hears of its own leaving.
+    assert!((RELEASES..=2 * (RELEASES + 1)).contains(&woken), "{woken} wakes for {} releases", RELEASES + 1);
+    assert!(grants.try_recv().is_err(), "two hold at once");
+    tasks.abort_all();
+    drop(last);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_permit_that_comes_back_wakes_one_of_many_and_they_follow_in_order() {
+    const WAITERS: usize = 40;
+    let cluster = EtcdCluster::single().unwrap();
+    let engine = open(&cluster).await;
+    let (holders, waiters) = (Tenure::new(engine.clone()), Tenure::new(open(&cluster).await));
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(holders.semaphore("k", 3).permit().fairness(Fairness::StrictFifo).acquire().await.unwrap());
+    }
+    let (told, mut grants) = mpsc::unbounded_channel();
+    let mut tasks = tokio::task::JoinSet::new();
+    for at in 0..WAITERS {
+        let (lock, told) = (waiters.semaphore("k", 3).permit().fairness(Fairness::StrictFifo), told.clone());
+        tasks.spawn(async move {
+            let guard = lock.acquire().await.unwrap();
+            told.send(guard).unwrap();
+        });
+        until("it waits", async || places(&engine, "k").await == 4 + at).await;
+    }
+    let before = events(&cluster);
+    let mut slots = Vec::new();
+    for guard in held {
+        guard.release().await.unwrap();
+        let next = in_time("the next is granted", grants.recv()).await.unwrap();
+        slots.push(next.slot());
+        drop(next);
+        let next = in_time("the one after it is granted", grants.recv()).await.unwrap();
+        slots.push(next.slot());
+        tokio::spawn(async move { next.lost().await });
+    }
+    let woken = events(&cluster) - before;
+    assert!(slots.iter().all(|slot| *slot < 3), "{slots:?}");
+    assert!(woken < 6 * WAITERS as u64, "{woken} wakes of {WAITERS} waiters for 6 grants");
+    tasks.abort_all();
+}
