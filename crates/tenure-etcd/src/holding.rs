@@ -104,10 +104,12 @@ impl Doing<'_> {
         Ok(Grant { claim: self.claim.id, tokens, slot, validity: Validity::Lease(self.validity(lease)) })
     }
 
-    /// What a holder may count on. A quarantine comes out of the end of the lease, so nothing may be added before it.
+    /// What a holder may count on: what etcd has granted for the claim. A quarantine comes out of the end of it, and the
+    /// lease of waiters may be longer than the claim wants, so neither is counted beyond the claim's own term.
     fn validity(&self, lease: &Lease) -> Duration {
         let left = lease.left_at(self.begun);
-        if self.claim.quarantine.is_zero() { left } else { left.min(self.claim.term()) }
+        let own = self.seat.state().hold.as_ref().is_some_and(|hold| hold.id == lease.id);
+        if own && self.claim.quarantine.is_zero() { left } else { left.min(self.claim.term()) }
     }
 
     /// Gives back the lease that a holder does not need.
