@@ -48,13 +48,24 @@ const PASSED: Tally = Tally { passed: 1, failed: 0, skipped: 0 };
 const FAILED: Tally = Tally { passed: 0, failed: 1, skipped: 0 };
 const SKIPPED: Tally = Tally { passed: 0, failed: 0, skipped: 1 };
 
+/// Fetches Valkey as well, and counts as skipped what needs it where it cannot be had.
+fn with_valkey(mut tally: Tally) -> Tally {
+    let program = std::env::current_exe().unwrap_or_default();
+    let build = program.ancestors().nth(2).unwrap_or(&program);
+    if let Err(why) = servers::fetch_valkey(build) {
+        println!("skipped: the tests on Valkey, which cannot be had here ({why})");
+        tally += SKIPPED;
+    }
+    tally
+}
+
 /// Runs one step, and says what went wrong.
 fn run(what: What) -> (Tally, Option<String>) {
     match what {
         What::Tidy if tidy::check(&root()) => (PASSED, None),
         What::Tidy => (FAILED, Some("see the lines above".to_owned())),
         What::Servers => match servers::ensure(servers::ALL) {
-            Ok(()) => (PASSED, None),
+            Ok(()) => (with_valkey(PASSED), None),
             Err(trouble) => (FAILED, Some(trouble)),
         },
         What::LeftOut(reason) => {

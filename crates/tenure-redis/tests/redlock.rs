@@ -347,6 +347,39 @@ async fn a_split_vote_is_decided_and_nobody_starves() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c067_who_is_cut_off_with_a_minority_loses_and_the_majority_goes_on() {
+    let servers = servers(5, &[]);
+    let proxies: Vec<_> =
+        servers.iter().map(|server| Proxy::before(server.port(), Proxy::resp).unwrap()).collect();
+    let nodes: Vec<_> = proxies.iter().map(url_of).collect();
+    let options = redlock_options(&format!("redlock:{}", nodes.join(","))).with_young(Young::Count);
+    let (here, there) =
+        (Tenure::new(Redlock::open(&options).await.unwrap()), Tenure::new(open_young(&servers).await));
+    let ttl = Duration::from_secs(3);
+    let guard = here.lock("k").ttl(ttl).acquire().await.unwrap();
+    proxies[2..].iter().for_each(|proxy| proxy.half_open(true));
+    let lock = there.lock("k").ttl(ttl);
+    let other = in_time("the majority goes on", lock.acquire()).await.unwrap();
+    assert!(!guard.is_held(), "two hold it");
+    assert!(other.token() > guard.token());
+    let error = here.lock("k").ttl(Duration::from_secs(1)).try_acquire().await.unwrap_err();
+    assert!(error.is_unreachable(), "{error}");
+    assert!(other.is_held());
+    other.release().await.unwrap();
+    proxies[2..].iter().for_each(|proxy| {
+        proxy.half_open(false);
+        proxy.cut();
+    });
+    let again = async {
+        // Each try is an error as long as connections are being made anew.
+        while !matches!(here.lock("k").try_acquire().await, Ok(outcome) if !outcome.is_busy()) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    in_time("it is back", again).await;
+}
+
 #[tokio::test]
 async fn a_node_that_was_deaf_to_a_release_hears_of_it_later() {
     let servers = servers(3, &[]);

