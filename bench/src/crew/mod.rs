@@ -42,7 +42,7 @@ pub(crate) struct Orders {
 
 impl Orders {
     /// As arguments, in the order of the fields; times in nanoseconds, a choice as 0 or 1.
-    fn as_args(&self) -> Vec<String> {
+    pub(crate) fn as_args(&self) -> Vec<String> {
         let numbers = [
             self.first,
             self.workers,

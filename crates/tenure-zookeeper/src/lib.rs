@@ -26,6 +26,7 @@ mod record;
 mod session;
 mod trouble;
 mod turn;
+mod version;
 mod watching;
 
 use std::future::Future;
@@ -75,6 +76,7 @@ pub(crate) struct Shared {
     pub(crate) terms: Terms,
     /// That of the first session; the ensemble grants the same to the next, unless its configuration changes.
     pub(crate) session_timeout: Duration,
+    cautions: Vec<String>,
 }
 
 impl Zookeeper {
@@ -91,6 +93,10 @@ impl Zookeeper {
     pub async fn open(options: &ZookeeperOptions) -> Result<Self, EngineError> {
         let links = Links::on_own_thread(Dialer::new(options.clone()));
         let session_timeout = links.link().await?.timeout;
+        let servers = options.servers.clone();
+        let asking = links.own_thread()?.spawn(async move { version::cautions(&servers).await });
+        // What cannot be known is not said.
+        let cautions = asking.await.unwrap_or_default();
         let shared = Shared {
             links,
             places: Places::default(),
@@ -98,6 +104,7 @@ impl Zookeeper {
             layout: options.layout,
             terms: options.terms,
             session_timeout,
+            cautions,
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -162,6 +169,7 @@ impl Engine for Zookeeper {
         facts.token_source = TokenSource::Revision;
         facts.claim_window = CLAIM_WINDOW;
         facts.refresh_every = REFRESH_EVERY;
+        facts.cautions.clone_from(&self.shared.cautions);
         facts
     }
 

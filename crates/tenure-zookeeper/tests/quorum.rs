@@ -23,6 +23,12 @@ async fn at_all(ensemble: &ZookeeperEnsemble) -> Zookeeper {
 async fn c048_c062_holds_and_order_survive_the_loss_of_a_leader_and_a_follower_that_lags() {
     let mut ensemble = ZookeeperEnsemble::three(&[]).unwrap();
     let (one, two) = (at_all(&ensemble).await, at_all(&ensemble).await);
+    let srvr = ensemble.servers()[0].say("srvr").unwrap();
+    let facts = one.facts();
+    assert_eq!(
+        srvr.contains("version: 3.8.0"),
+        facts.cautions.iter().any(|caution| caution.contains("3.8.0"))
+    );
     let mut holder = one.contend(claim("k"));
     let first = granted(&mut holder).await;
     let mut waiter = two.contend(claim("k"));
