@@ -1,4 +1,7 @@
-//! Redis servers.
+//! Redis servers: alone, with sentinels, and as a cluster.
+
+mod cluster;
+mod sentinel;
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -7,6 +10,9 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::{Child, LIMIT, Program, ServerError, free_ports};
+
+pub use cluster::RedisCluster;
+pub use sentinel::SentinelSet;
 
 /// Where Debian has the server.
 const PACKAGE: &str = "redis-server";
@@ -117,6 +123,12 @@ impl RedisServer {
         Ok(())
     }
 
+    /// Whether it says that it is a primary.
+    #[must_use]
+    pub fn is_primary(&self) -> bool {
+        self.say("ROLE").is_ok_and(|role| role.contains("master\r\n"))
+    }
+
     /// One command on a connection of its own, its words apart by blanks; the raw reply.
     ///
     /// # Errors
@@ -138,11 +150,30 @@ fn spawn(port: u16, directory: &Path, program: &Program) -> Result<Child, Server
     let program = program.clone().args(["--port", &port.to_string(), "--dir"]).arg(directory);
     let mut child = program.start(&directory.join("server.log"))?;
     // A server that wants a password is up as well.
-    child.wait_ready(|| {
-        let reply = say(port, &[vec!["PING"]]);
-        reply.is_ok_and(|reply| reply.starts_with("+PONG") || reply.starts_with("-NOAUTH"))
-    })?;
+    child.wait_ready(|| answers(port))?;
     Ok(child)
+}
+
+fn answers(port: u16) -> bool {
+    let reply = say(port, &[vec!["PING"]]);
+    reply.is_ok_and(|reply| reply.starts_with("+PONG") || reply.starts_with("-NOAUTH"))
+}
+
+/// Starts several at the same time.
+fn together<T: Send>(
+    count: usize,
+    start: impl Fn(usize) -> Result<T, ServerError> + Sync,
+) -> Result<Vec<T>, ServerError> {
+    let start = &start;
+    std::thread::scope(|threads| {
+        let started: Vec<_> = (0..count).map(|at| threads.spawn(move || start(at))).collect();
+        let ended = |thread: std::thread::ScopedJoinHandle<'_, Result<T, ServerError>>| {
+            let panicked =
+                |_| Err(ServerError::step("start a server")(io::Error::other("its thread panicked")));
+            thread.join().unwrap_or_else(panicked)
+        };
+        started.into_iter().map(ended).collect()
+    })
 }
 
 /// Commands on one connection to whatever Redis listens at a port of this machine; all raw replies.
@@ -159,8 +190,16 @@ pub fn say(port: u16, commands: &[Vec<&str>]) -> io::Result<String> {
         words.iter().for_each(|word| out.push_str(&format!("${}\r\n{word}\r\n", word.len())));
     }
     stream.write_all(out.as_bytes())?;
-    let mut reply = Vec::new();
-    stream.read_to_end(&mut reply)?;
-    let reply = String::from_utf8_lossy(&reply).into_owned();
-    Ok(reply.strip_suffix("+OK\r\n").map(str::to_owned).unwrap_or(reply))
+    let (mut reply, mut part) = (String::new(), [0; 4096]);
+    // Ends when the server closes the connection, or does not answer for too long.
+    loop {
+        let read = stream.read(&mut part)?;
+        reply.push_str(&String::from_utf8_lossy(&part[..read]));
+        // A sentinel does not know how to quit, and says so as the last thing.
+        let stays = reply.rfind("-ERR unknown command 'QUIT'").filter(|_| reply.ends_with('\n'));
+        if read == 0 || stays.is_some() {
+            reply.truncate(stays.unwrap_or_else(|| reply.strip_suffix("+OK\r\n").unwrap_or(&reply).len()));
+            return Ok(reply);
+        }
+    }
 }
