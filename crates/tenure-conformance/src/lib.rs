@@ -24,5 +24,5 @@ mod stage;
 
 pub use cases::{Listed, catalogue};
 pub use memory_site::MemorySite;
-pub use run::{run, try_on_memory};
+pub use run::{run, trial_name, try_on_memory};
 pub use site::{Hook, Site};

@@ -1,5 +1,6 @@
 //! The runner: trials from facts, visible skips, and a check that the skips are those expected.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -21,6 +22,17 @@ const TRIAL_LIMIT: Duration = Duration::from_secs(120);
 
 /// Trials mostly wait for leases to end, so many run at once.
 const THREADS: usize = 16;
+
+thread_local! {
+    static TRIAL: Cell<&'static str> = const { Cell::new("") };
+}
+
+/// The name of the trial for which a site is being opened on this thread. All keys of a trial have its name as the third
+/// part of theirs, `conformance/<random>/<trial>/…`, so that sites that share a server can make it forget one trial.
+#[must_use]
+pub fn trial_name() -> &'static str {
+    TRIAL.get()
+}
 
 /// Which skips are expected, with their reasons: `[engine]`, then `trial = "reason"`.
 type Expected = BTreeMap<String, BTreeMap<String, String>>;
@@ -75,6 +87,7 @@ where
         if let Some(why) = skip {
             return Ok(Completion::ignored_with(why));
         }
+        TRIAL.set(case.name);
         let runtime = runtime();
         runtime.block_on(async {
             let trial = async {
