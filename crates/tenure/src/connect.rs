@@ -10,7 +10,7 @@ const SCHEMES: &[&str] = &[
     #[cfg(feature = "local")]
     "local:",
     #[cfg(feature = "redis")]
-    "redis://, rediss://, redis+unix://",
+    "redis://, rediss://, redis+unix://, redis+sentinel://, redis+cluster://",
     #[cfg(feature = "redis")]
     "redlock:",
     #[cfg(feature = "postgres")]
@@ -56,7 +56,10 @@ pub async fn connect_with(url: &str, options: Options) -> Result<Tenure, Error> 
             Ok(Tenure::with_options(local, options))
         }
         #[cfg(feature = "redis")]
-        Some("redis" | "rediss" | "redis+unix") => {
+        Some(
+            "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster"
+            | "rediss+cluster",
+        ) => {
             let redis = tenure_redis::RedisOptions::from_url(url).map_err(unreadable)?;
             let redis = tenure_redis::Redis::open(&redis).await.map_err(|error| unopened("redis", error))?;
             Ok(Tenure::with_options(redis, options))

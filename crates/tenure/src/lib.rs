@@ -12,7 +12,7 @@
 //! | URL | engine |
 //! |---|---|
 //! | `local:`, `local:///var/lock/app` | a directory; between the processes of one machine |
-//! | `redis://host`, `rediss://host` | a Redis primary; with the feature `redis` |
+//! | `redis://host`, `redis+sentinel://h1,h2,h3/name`, `redis+cluster://h1,h2` | Redis; with the feature `redis` |
 //! | `redlock:redis://a,redis://b,redis://c` | a majority of independent Redis primaries; the same feature |
 //! | `postgres://host/database` | tables of PostgreSQL, beside the data; with the feature `postgres` |
 //! | `mysql://host/database`, `mariadb://host/database` | MariaDB or MySQL tables; with the feature `mysql` |
