@@ -27,8 +27,8 @@ thread_local! {
     static TRIAL: Cell<&'static str> = const { Cell::new("") };
 }
 
-/// The name of the trial for which a site is being opened on this thread. All keys of a trial have its name as the third
-/// part of theirs, `conformance/<random>/<trial>/…`, so that sites that share a server can make it forget one trial.
+/// The name of the trial for which a site is being opened on this thread. All keys of a trial have its name in theirs,
+/// `conformance/<random>/<trial>/…`, so that sites that share a server can make it forget one trial alone.
 #[must_use]
 pub fn trial_name() -> &'static str {
     TRIAL.get()
