@@ -79,11 +79,13 @@ impl Map {
         self.doubt();
     }
 
-    /// Something does not fit: the next who needs a map asks for it anew, unless this one was made just now.
-    pub(crate) fn doubt(&self) {
+    /// Something does not fit: the next who needs a map asks for it anew, unless this one was made just now. Says
+    /// whether that is so.
+    pub(crate) fn doubt(&self) -> bool {
         if SystemClock.now().since(self.made) > FRESH {
             self.wrong.store(true, Ordering::Release);
         }
+        self.wrong.load(Ordering::Acquire)
     }
 }
 

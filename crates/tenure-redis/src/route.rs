@@ -164,7 +164,9 @@ impl Route {
         let mut primaries = Vec::new();
         for node in map.survey().primaries() {
             let link = cluster.links_of(&node).link().await;
-            primaries.push(link.inspect_err(|_| map.doubt())?);
+            primaries.push(link.inspect_err(|_| {
+                map.doubt();
+            })?);
         }
         Ok(primaries)
     }
@@ -210,15 +212,22 @@ impl Trail<'_> {
             }
             Route::Cluster(cluster) => cluster,
         };
-        let map = cluster.map().await?;
+        let mut map = cluster.map().await?;
         let (node, manner) = match self.next.clone() {
             Some(next) => next,
             None => (map.primary_of(self.slot)?, Manner::Plain),
         };
-        let link = cluster.links_of(&node).link().await;
-        let link = link.inspect_err(|_| map.doubt())?;
+        let mut link = cluster.links_of(&node).link().await;
+        if link.is_err() && map.doubt() {
+            // Another node may have taken its place.
+            map = cluster.map().await?;
+            let other = map.primary_of(self.slot)?;
+            if other != node {
+                link = cluster.links_of(&other).link().await;
+            }
+        }
         self.map = Some(map);
-        Ok(Step { link, manner })
+        Ok(Step { link: link?, manner })
     }
 
     /// Decides after a refusal where the next step leads.
@@ -254,7 +263,9 @@ impl Trail<'_> {
     }
 
     fn doubt(&self) {
-        self.map.iter().for_each(|map| map.doubt());
+        if let Some(map) = &self.map {
+            map.doubt();
+        }
     }
 }
 

@@ -93,15 +93,23 @@ impl Sentinels {
     }
 
     async fn ask(&self, node: &Node) -> Result<Primary, Trouble> {
-        let questions: [&[&str]; 1] = [&["SENTINEL", "MASTER", &self.name]];
         let deaf = None::<mpsc::UnboundedSender<PushInfo>>;
-        let (_connection, answers) = dial::ask(&self.options.of_node(node), &questions, deaf).await?;
-        self.read(node, answers.into_iter().next().unwrap_or(Value::Nil))
+        let [address, master] = self.questions();
+        let asked = dial::ask(&self.options.of_node(node), &[&address, &master], deaf).await;
+        let (_connection, mut answers) = asked?;
+        self.read(node, &mut answers)
     }
 
-    fn read(&self, node: &Node, answer: Value) -> Result<Primary, Trouble> {
+    /// Where the primary is, and of which epoch that is: amid a failover, only the first is of the new one.
+    fn questions(&self) -> [[&str; 3]; 2] {
+        [["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &self.name], ["SENTINEL", "MASTER", &self.name]]
+    }
+
+    fn read(&self, node: &Node, answers: &mut Vec<Value>) -> Result<Primary, Trouble> {
         let name = &self.name;
-        if let Value::ServerError(error) = answer {
+        // There are as many answers as questions, and the last two are these.
+        let (master, address) = (answers.pop().unwrap_or(Value::Nil), answers.pop().unwrap_or(Value::Nil));
+        if let Value::ServerError(error) = master {
             let text = reply::error_text(&error);
             if text.contains("No such master") {
                 let message =
@@ -115,11 +123,13 @@ impl Sentinels {
             }
             return Err(trouble::of_reply(&text));
         }
-        let fields = answer.list().unwrap_or_default();
+        let fields = master.list().unwrap_or_default();
         let texts: Vec<_> = fields.iter().map(|field| field.text().unwrap_or_default()).collect();
         let field = |name: &str| texts.chunks_exact(2).find(|pair| pair[0] == name).map(|pair| pair[1]);
+        let address = address.list().unwrap_or_default();
         let primary = || {
-            let node = Node::new(field("ip")?, field("port")?.parse().ok()?);
+            let [host, port] = &address[..] else { return None };
+            let node = Node::new(host.text()?, port.text()?.parse().ok()?);
             Some(Primary { node, epoch: field("config-epoch")?.parse().ok()? })
         };
         primary().ok_or_else(|| Trouble::unsupported(format!("{node} answers like no sentinel")))
@@ -143,11 +153,11 @@ impl Sentinels {
     /// Whether the sentinel has told of another primary; otherwise it cannot be listened to, or not any more.
     async fn watch_by(&self, node: &Node, known: &Primary) -> bool {
         let (pushes, mut told) = mpsc::unbounded_channel();
-        let questions: [&[&str]; 2] = [&["SUBSCRIBE", SWITCH], &["SENTINEL", "MASTER", &self.name]];
+        let [address, master] = self.questions();
+        let questions: [&[&str]; 3] = [&["SUBSCRIBE", SWITCH], &address, &master];
         let asked = dial::ask(&self.options.of_node(node), &questions, Some(pushes)).await;
-        let Ok((connection, answers)) = asked else { return false };
-        let Some(now) = answers.into_iter().nth(1) else { return false };
-        match self.read(node, now) {
+        let Ok((connection, mut answers)) = asked else { return false };
+        match self.read(node, &mut answers) {
             Ok(now) if now.epoch >= known.epoch && now.node != known.node => return true,
             Ok(_) => {}
             Err(_) => return false,

@@ -48,8 +48,8 @@ pub(crate) enum Served {
 }
 
 impl Served {
-    /// How many names are tried until one is served here: enough for a node with a single slot.
-    const TRIES: u32 = 1 << 19;
+    /// How often as many names are tried as it takes on average to meet a slot that is served.
+    const PATIENCE: u32 = 32;
 
     pub(crate) fn has(&self, name: &str) -> bool {
         match self {
@@ -61,13 +61,20 @@ impl Served {
         }
     }
 
-    /// The first of the numbers whose name is served here; none when this node serves hardly anything.
+    /// The first of the numbers whose name is served here; none when this node serves nothing.
     pub(crate) fn first(
         &self,
         mut numbers: impl FnMut() -> u64,
         name: impl Fn(u64) -> String,
     ) -> Option<u64> {
-        (0..Self::TRIES).map(|_| numbers()).find(|number| self.has(&name(*number)))
+        let slots: u32 = match self {
+            Self::All => SLOTS.into(),
+            Self::Slots(ranges) => {
+                ranges.iter().map(|range| u32::from(range.end() - range.start()) + 1).sum()
+            }
+        };
+        let tries = (Self::PATIENCE * u32::from(SLOTS)).checked_div(slots).unwrap_or(0);
+        (0..tries).map(|_| numbers()).find(|number| self.has(&name(*number)))
     }
 }
 

@@ -82,6 +82,17 @@ pub fn until(what: &str, is_so: impl FnMut() -> bool) {
     assert!(tenure_servers::until(is_so), "never: {what}");
 }
 
+/// Tries to get one key after another that begins with `name` until it is an error, within a limit.
+pub async fn until_refused(what: &str, redis: &Redis, name: &str) {
+    let refused = async {
+        let mut names = (0_u64..).map(|n| format!("{name}/{n}"));
+        while redis.contend(only_try(&names.next().unwrap())).attempt().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    in_time(what, refused).await;
+}
+
 pub fn url_of(proxy: &Proxy) -> String {
     format!("redis://127.0.0.1:{}", proxy.port())
 }

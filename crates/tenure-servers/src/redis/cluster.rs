@@ -25,7 +25,7 @@ impl RedisCluster {
     /// # Errors
     /// When a server is not installed or does not start, or they do not find together.
     pub fn start(node_timeout: Duration, options: &[&str]) -> Result<Self, ServerError> {
-        let (ports, millis) = (free_ports::<{ 2 * PRIMARIES }>()?, node_timeout.as_millis().to_string());
+        let ports = free_ports::<{ 2 * PRIMARIES }>()?;
         let nodes = together(2 * PRIMARIES, |at| {
             let port = ports[at].to_string();
             let of_cluster = [
@@ -34,18 +34,23 @@ impl RedisCluster {
                 "--cluster-port",
                 &port,
                 "--cluster-node-timeout",
-                &millis,
+                // They find together the sooner the less patient they are.
+                "1500",
                 "--cluster-announce-ip",
                 "127.0.0.1",
                 "--cluster-allow-replica-migration",
                 "no",
+                // A replica that has heard nothing yet is not counted as one.
+                "--repl-ping-replica-period",
+                "1",
                 "--repl-diskless-sync-delay",
                 "0",
             ];
             RedisServer::start(&[options, &of_cluster].concat())
         })?;
         let cluster = Self { ids: nodes.iter().map(id_of).collect(), nodes };
-        if cluster.join(&ports) {
+        let patience = format!("CONFIG SET cluster-node-timeout {}", node_timeout.as_millis());
+        if cluster.join(&ports) && cluster.nodes.iter().all(|node| node.say(&patience).is_ok()) {
             return Ok(cluster);
         }
         let said = cluster.nodes.iter().map(|node| node.process().said()).collect();
@@ -61,8 +66,8 @@ impl RedisCluster {
                 let last = (each * (at + 1)).min(SLOTS) - 1;
                 orders.push(format!("CLUSTER ADDSLOTSRANGE {} {last}", each * at));
             }
-            if at > 0 {
-                orders.push(format!("CLUSTER MEET 127.0.0.1 {} {}", self.nodes[0].port(), buses[0]));
+            for (other, bus) in self.nodes[..at].iter().zip(buses) {
+                orders.push(format!("CLUSTER MEET 127.0.0.1 {} {bus}", other.port()));
             }
             let orders: Vec<Vec<&str>> = orders.iter().map(|order| order.split(' ').collect()).collect();
             if node.say_all(&orders).is_ok_and(|replies| replies.contains('-')) {
