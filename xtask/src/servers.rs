@@ -23,6 +23,7 @@ pub(crate) const ALL: &[Server] = &[
     Server { program: "/usr/lib/postgresql/*/bin/postgres", packages: &["postgresql"] },
     Server { program: "/usr/sbin/pgbouncer", packages: &["pgbouncer"] },
     Server { program: "/usr/sbin/mariadbd", packages: &["mariadb-server-core", "mariadb-client-core"] },
+    Server { program: "nats-server", packages: &["nats-server"] },
     // Makes the certificates of servers with TLS.
     Server { program: "openssl", packages: &["openssl"] },
 ];

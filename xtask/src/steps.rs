@@ -53,8 +53,15 @@ const CLIPPY: Tool = Tool { command: "clippy", remedy: "install clippy: rustup c
 const MODELS: &str = "tenure-models";
 
 /// The crates whose tests start servers.
-const WITH_SERVERS: &[&str] =
-    &["tenure-servers", "tenure-redis", "tenure-etcd", "tenure-zookeeper", "tenure-postgres", "tenure-mysql"];
+const WITH_SERVERS: &[&str] = &[
+    "tenure-servers",
+    "tenure-redis",
+    "tenure-etcd",
+    "tenure-zookeeper",
+    "tenure-postgres",
+    "tenure-mysql",
+    "tenure-examples",
+];
 
 /// The steps of a proof, in the order of what fails soonest.
 pub(crate) fn of(extent: Extent, root: &Path) -> Vec<Step> {

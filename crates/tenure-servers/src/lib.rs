@@ -16,6 +16,7 @@ mod error;
 pub mod etcd;
 pub mod mariadb;
 mod monitor;
+pub mod nats;
 mod ports;
 pub mod postgres;
 mod proxy;
