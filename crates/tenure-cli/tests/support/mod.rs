@@ -277,3 +277,29 @@ fn unique() -> u64 {
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
+
+/// What the program does on an engine that keeps its locks in tables, from the migration to a broken hold.
+pub(crate) fn makes_tables_and_locks_in_them(bench: &Bench, url: &str) {
+    let early = bench.end_of(["run", "--at", url, "nightly", "--", "true"]);
+    assert_eq!(early.code, Some(123), "{}", early.stderr);
+    assert!(early.stderr.contains("tenure migrate --at URL"), "{}", early.stderr);
+    for _ in 0..2 {
+        let migrated = bench.end_of(["migrate", "--at", url]);
+        assert_eq!((migrated.code, migrated.stdout.as_str()), (Some(0), ""), "{}", migrated.stderr);
+    }
+    let ran = bench.end_of(["run", "--at", url, "nightly", "-c", "echo $TENURE_TOKEN"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stdout.trim().parse::<u64>().unwrap() > 1 << 50, "{}", ran.stdout);
+
+    let _held = bench.hold(&["--at", url], "nightly");
+    let busy = bench.end_of(["run", "-n", "--at", url, "nightly", "--", "true"]);
+    assert_eq!(busy.code, Some(120), "{}", busy.stderr);
+    let status = bench.end_of(["status", "--at", url, "nightly"]);
+    assert!(status.stdout.contains("holds"), "{}", status.stdout);
+    let list = bench.end_of(["list", "--at", url]);
+    assert!(list.stdout.contains("nightly"), "{}", list.stdout);
+    let broken = bench.end_of(["break", "--yes", "--at", url, "nightly"]);
+    assert_eq!(broken.code, Some(0), "{}", broken.stderr);
+    let next = bench.end_of(["run", "-w", "20", "--at", url, "nightly", "--", "true"]);
+    assert_eq!(next.code, Some(0), "{}", next.stderr);
+}

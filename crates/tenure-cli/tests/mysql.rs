@@ -1,0 +1,16 @@
+//! The program on MariaDB, from the migration to a broken hold.
+//!
+//! Slow: it starts a server.
+#![cfg(feature = "mysql")]
+#![allow(clippy::unwrap_used, reason = "it is all for tests")]
+
+mod support;
+
+use support::Bench;
+use tenure_servers::mariadb::MariaDbServer;
+
+#[test]
+fn the_program_makes_the_tables_and_locks_in_them_on_mariadb() {
+    let (bench, server) = (Bench::new(), MariaDbServer::start(&[]).unwrap());
+    support::makes_tables_and_locks_in_them(&bench, &server.url("tenure"));
+}
