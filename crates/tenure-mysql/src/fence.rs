@@ -7,7 +7,7 @@ use tenure_core::{FencingToken, Stale};
 /// Refuses stale holders at the rows of a table that has a column for the fence, a `BIGINT` that begins as zero.
 ///
 /// Where data and locks are in one database, [`GuardedTx`](crate::GuardedTx) is stronger. Here, let a holder
-/// [`enter`](SqlFence::enter) **before it reads**, and make each of its writes with the same condition:
+/// [`enter`](FencedTable::enter) **before it reads**, and make each of its writes with the same condition:
 ///
 /// ```sql
 /// UPDATE accounts SET balance = ?, fence = ? WHERE id = ? AND fence <= ?
@@ -16,7 +16,7 @@ use tenure_core::{FencingToken, Stale};
 /// with the token twice. A write that finds no row is that of a stale holder. Both may be in one transaction or in
 /// several.
 #[derive(Clone, Debug)]
-pub struct SqlFence {
+pub struct FencedTable {
     enter: String,
     mark: String,
 }
@@ -24,7 +24,7 @@ pub struct SqlFence {
 /// Why a holder was not let in.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum SqlFenceError {
+pub enum FencedTableError {
     /// A newer holder was there: the hold is lost.
     #[error(transparent)]
     Stale(#[from] Stale),
@@ -36,7 +36,7 @@ pub enum SqlFenceError {
     Sql(#[from] sqlx::Error),
 }
 
-impl SqlFence {
+impl FencedTable {
     /// A fence in the column `fence` of a table whose rows the column `id` names.
     #[must_use]
     pub fn new(table: &str, id: &str, fence: &str) -> Self {
@@ -63,7 +63,7 @@ impl SqlFence {
         connection: &mut MySqlConnection,
         id: I,
         token: FencingToken,
-    ) -> Result<(), SqlFenceError>
+    ) -> Result<(), FencedTableError>
     where
         I: for<'q> Encode<'q, MySql> + Type<MySql> + Send + Clone + 'static,
     {
@@ -74,7 +74,7 @@ impl SqlFence {
             return Ok(());
         }
         let mark = sqlx::query_scalar::<_, u64>(AssertSqlSafe(self.mark.clone())).bind(id);
-        let Some(mark) = mark.fetch_optional(connection).await? else { return Err(SqlFenceError::NoRow) };
+        let Some(mark) = mark.fetch_optional(connection).await? else { return Err(FencedTableError::NoRow) };
         Err(match FencingToken::new(mark) {
             Some(mark) if mark > token => Stale { slot: 0, offered: token, mark }.into(),
             _ => sqlx::Error::Protocol(format!("the fence {mark} is no token")).into(),

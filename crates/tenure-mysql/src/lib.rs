@@ -43,7 +43,7 @@ use tenure_core::engine::{
 use tenure_core::{Claim, ClaimId, FencingToken, Key};
 
 pub use contender::MySqlContender;
-pub use fence::{SqlFence, SqlFenceError};
+pub use fence::{FencedTable, FencedTableError};
 pub use guarded::{GuardedTx, GuardedTxError};
 pub use options::{Dialect, MySqlOptions, MySqlUrlError, Tls};
 pub use schema::{migrate, migration_sql};
@@ -108,6 +108,17 @@ fn facts(server: &Server) -> Facts {
     facts.exclusion = if keeps { Exclusion::WithinClockRates } else { Exclusion::BestEffort };
     facts.token_durability = if server.durable { TokenDurability::Disk } else { TokenDurability::Volatile };
     facts.claim_window = CLAIM_WINDOW;
+    let cautions = [
+        (
+            !server.durable,
+            "commits are not on the disk when they are answered: set innodb_flush_log_at_trx_commit=1, and \
+          sync_binlog=1 where there is a binary log",
+        ),
+        (server.followed, "a failover to an asynchronous replica may forget holds"),
+        (server.clustered, "Galera has not been tested"),
+    ];
+    facts.cautions =
+        cautions.iter().filter(|(is_so, _)| *is_so).map(|(_, caution)| (*caution).to_owned()).collect();
     facts
 }
 

@@ -11,7 +11,7 @@ use tenure_core::engine::{
 };
 use tenure_core::lease::{Clock, SystemClock};
 use tenure_core::{Claim, Fairness, FencingToken, Released, Tenure};
-use tenure_mysql::{GuardedTx, GuardedTxError, SqlFence, SqlFenceError};
+use tenure_mysql::{FencedTable, FencedTableError, GuardedTx, GuardedTxError};
 
 /// Begins a transaction that the claim guards.
 async fn begin<'c>(
@@ -191,7 +191,7 @@ async fn no_update_is_lost_by_many_who_guard_their_transactions() {
 async fn a_row_elsewhere_refuses_a_stale_holder_once_a_newer_one_has_entered() {
     let server = with_account(&[]).await;
     let mut user = connection(&server).await;
-    let fence = SqlFence::new("account", "id", "fence");
+    let fence = FencedTable::new("account", "id", "fence");
     let token = |number| FencingToken::new(number).unwrap();
     fence.enter(&mut user, 1, token(33)).await.unwrap();
     fence.enter(&mut user, 1, token(33)).await.unwrap();
@@ -203,12 +203,12 @@ async fn a_row_elsewhere_refuses_a_stale_holder_once_a_newer_one_has_entered() {
     assert_eq!(write(&mut user, 33).await, 1);
     fence.enter(&mut user, 1, token(34)).await.unwrap();
     assert_eq!(write(&mut user, 33).await, 0, "a stale write finds no row");
-    let SqlFenceError::Stale(stale) = fence.enter(&mut user, 1, token(33)).await.unwrap_err() else {
+    let FencedTableError::Stale(stale) = fence.enter(&mut user, 1, token(33)).await.unwrap_err() else {
         panic!()
     };
     assert_eq!((stale.offered, stale.mark), (token(33), token(34)));
-    assert!(matches!(fence.enter(&mut user, 2, token(33)).await, Err(SqlFenceError::NoRow)));
-    let hostile = SqlFence::new("account`; DROP TABLE account; -- ", "id", "fence");
-    assert!(matches!(hostile.enter(&mut user, 1, token(35)).await, Err(SqlFenceError::Sql(_))));
+    assert!(matches!(fence.enter(&mut user, 2, token(33)).await, Err(FencedTableError::NoRow)));
+    let hostile = FencedTable::new("account`; DROP TABLE account; -- ", "id", "fence");
+    assert!(matches!(hostile.enter(&mut user, 1, token(35)).await, Err(FencedTableError::Sql(_))));
     assert_eq!(server.say("tenure", "SELECT balance, fence FROM account").unwrap().trim(), "101\t34");
 }

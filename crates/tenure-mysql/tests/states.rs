@@ -20,6 +20,7 @@ async fn c052_a_server_that_does_not_write_each_commit_is_said_to_promise_less()
         let server = migrated(&[setting]).await;
         let facts = open(&server).await.facts();
         assert_eq!((facts.exclusion, facts.token_durability), (exclusion, durability), "{setting}");
+        assert_eq!(facts.cautions.is_empty(), durability == TokenDurability::Disk, "{:?}", facts.cautions);
     }
     // Somebody may fail over to a replica that has not heard of a grant.
     let server =
