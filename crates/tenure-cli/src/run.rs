@@ -56,6 +56,9 @@ pub(crate) async fn run(mut args: Run) -> Result<Code, Failure> {
         });
     }
     let connected = connect(args.engine.at.take(), options).await?;
+    for caution in &connected.tenure.facts().cautions {
+        report.tell(Weight::Detail, "caution", || json!({ "caution": caution }), || caution.clone());
+    }
     let done = under_lock(&args, &program, &connected, &mine, &mut report).await;
     connected.tenure.shutdown(DRAIN).await;
     report.finish();
@@ -104,6 +107,7 @@ async fn under_lock(
     match outcome.map_err(|error| connected.place.failure(&error))? {
         Outcome::Busy(busy) => Ok(say_busy(args, &connected.tenure, busy, report).await.into()),
         Outcome::Acquired(guard) => {
+            ask_for_a_whole_lease(&guard, args).await;
             let started = start(args, program, connected, &guard, &mut signals, report);
             match started {
                 Ok(child) => Ok(guarded(args, child, guard, signals, report).await),
@@ -137,6 +141,16 @@ async fn acquire(lock: &Lock, args: &Run) -> Result<Outcome, tenure::Error> {
         _ if args.nonblock => lock.try_acquire().await,
         Some(patience) => lock.wait_for(patience).await,
         None => lock.acquire().await.map(Outcome::Acquired),
+    }
+}
+
+/// A hold that was waited for may begin on a short lease, which would end the command's time as soon as it begins.
+async fn ask_for_a_whole_lease(guard: &Guard, args: &Run) {
+    if let Some(left) = guard.remaining()
+        && left < args.ttl.duration() / 2
+    {
+        // If it does not come in time, the hold is as long as it says, and is watched all the same.
+        let _ = tokio::time::timeout(left / 2, guard.verify()).await;
     }
 }
 

@@ -13,6 +13,9 @@ use crate::{list, view};
 
 pub(crate) async fn status(args: Status) -> Result<Code, Failure> {
     let connected = connect(args.engine.at, Options::default()).await?;
+    for caution in &connected.tenure.facts().cautions {
+        eprintln!("tenure: {}", view::clean(caution));
+    }
     let line = connected.tenure.inspect(args.name.as_str()).await;
     let line = line.map_err(|error| connected.place.failure(&error))?;
     if args.json {

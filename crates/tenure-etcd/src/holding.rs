@@ -104,8 +104,8 @@ impl Doing<'_> {
         Ok(Grant { claim: self.claim.id, tokens, slot, validity: Validity::Lease(self.validity(lease)) })
     }
 
-    /// What a holder may count on: what etcd has granted for the claim. A quarantine comes out of the end of it, and the
-    /// lease of waiters may be longer than the claim wants, so neither is counted beyond the claim's own term.
+    /// What a holder may count on: what etcd has granted for the claim. A quarantine comes out of the end of it, and
+    /// the lease of waiters may be longer than the claim wants, so neither is counted beyond the claim's own term.
     fn validity(&self, lease: &Lease) -> Duration {
         let left = lease.left_at(self.begun);
         let own = self.seat.state().hold.as_ref().is_some_and(|hold| hold.id == lease.id);

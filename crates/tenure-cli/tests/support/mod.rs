@@ -18,15 +18,22 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 /// A directory of locks, with a workplace beside it.
 pub(crate) struct Bench {
     directory: TempDir,
+    /// The engine, if it is not the directory.
+    url: Option<String>,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap() }
+        Self { directory: tempfile::tempdir().unwrap(), url: None }
+    }
+
+    /// A bench on another engine than a directory.
+    pub(crate) fn at(url: String) -> Self {
+        Self { url: Some(url), ..Self::new() }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("local://{}", self.path("locks").display())
+        self.url.clone().unwrap_or_else(|| format!("local://{}", self.path("locks").display()))
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
