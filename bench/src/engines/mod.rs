@@ -12,6 +12,7 @@
 //! Try it with `cargo xtask bench w1 --engine NAME --quick`. Nothing else knows which engines there are: the workloads,
 //! the tables, the plots and the page are the same for all.
 
+mod etcd;
 mod local;
 mod redis;
 mod zookeeper;
@@ -24,7 +25,7 @@ use crate::crew::{Orders, Worked, tasks};
 use crate::locks::Lock;
 
 /// All of them, in the order in which they are measured.
-pub(crate) const ALL: &[&Engine] = &[&local::ENGINE, &redis::ENGINE, &zookeeper::ENGINE];
+pub(crate) const ALL: &[&Engine] = &[&local::ENGINE, &redis::ENGINE, &zookeeper::ENGINE, &etcd::ENGINE];
 
 /// All workloads, for those who can do everything; `w5-held` is the part of w5 for those who renew by themselves.
 pub(crate) const EVERYWHERE: &[&str] = &["w1", "w2", "w3", "w4", "w5", HELD];

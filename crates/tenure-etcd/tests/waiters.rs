@@ -3,21 +3,13 @@
 
 mod support;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-
 use support::*;
 use tenure_core::{Fairness, Tenure};
 use tokio::sync::mpsc;
 
 /// How many events the server has sent to watches since it began.
 fn events(cluster: &EtcdCluster) -> u64 {
-    let mut stream = TcpStream::connect(("127.0.0.1", cluster.port(0))).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
-    let mut said = String::new();
-    stream.read_to_string(&mut said).unwrap();
-    let line = said.lines().find_map(|line| line.strip_prefix("etcd_debugging_mvcc_events_total "));
-    line.unwrap().parse().unwrap()
+    cluster.metric(0, "etcd_debugging_mvcc_events_total").unwrap() as u64
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

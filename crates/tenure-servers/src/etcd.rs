@@ -1,10 +1,12 @@
 //! etcd servers, alone and as a cluster.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::{Child, Program, ServerError, free_ports};
+use crate::{Child, LIMIT, Program, ServerError, free_ports};
 
 /// Where Debian has the server.
 const PACKAGE: &str = "etcd-server";
@@ -174,6 +176,14 @@ impl EtcdCluster {
         self.revive(0)
     }
 
+    /// What a server counts of itself under this name, as a monitor reads it; none when it does not answer or count it.
+    #[must_use]
+    pub fn metric(&self, member: usize, name: &str) -> Option<f64> {
+        let said = http(self.members[member].port, "/metrics")?;
+        let value = said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        value.trim().parse().ok()
+    }
+
     /// What the program `etcdctl` says to these words, at one of the servers.
     ///
     /// # Errors
@@ -213,13 +223,17 @@ impl Member {
 
 /// Whether the server says that it can serve. A cluster that wants a login says so to everybody.
 fn healthy(port: u16) -> bool {
-    use std::io::{Read, Write};
-    let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) else { return false };
-    let asked = stream
-        .set_read_timeout(Some(std::time::Duration::from_secs(5)))
-        .and_then(|()| stream.write_all(b"GET /health HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"));
+    http(port, "/health").is_some_and(|said| said.contains(r#""health":"true""#))
+}
+
+/// What a server of this machine answers to a plain request.
+fn http(port: u16, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(LIMIT)).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").ok()?;
     let mut said = String::new();
-    asked.is_ok() && stream.read_to_string(&mut said).is_ok() && said.contains(r#""health":"true""#)
+    stream.read_to_string(&mut said).ok()?;
+    Some(said)
 }
 
 fn program(n: usize, port: u16, peer: &str, all: &str, start: &EtcdStart) -> Program {

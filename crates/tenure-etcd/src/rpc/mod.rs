@@ -17,14 +17,14 @@
 mod etcdserverpb;
 
 pub(crate) use etcdserverpb::{
-    AuthenticateRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
-    LeaseRevokeRequest, LeaseTimeToLiveRequest, StatusRequest, WatchCancelRequest, WatchCreateRequest,
-    WatchRequest, WatchResponse, auth_client::AuthClient, event::EventType, kv_client::KvClient,
-    lease_client::LeaseClient, maintenance_client::MaintenanceClient, watch_client::WatchClient,
-    watch_create_request::FilterType, watch_request::RequestUnion,
+    AuthenticateRequest, StatusRequest, auth_client::AuthClient, event::EventType,
+    maintenance_client::MaintenanceClient, watch_create_request::FilterType, watch_request::RequestUnion,
 };
 pub use etcdserverpb::{
-    Compare, DeleteRangeRequest, DeleteRangeResponse, KeyValue, PutRequest, PutResponse, RangeRequest,
-    RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse, compare, range_request,
-    request_op, response_op,
+    Compare, DeleteRangeRequest, DeleteRangeResponse, Event, KeyValue, LeaseGrantRequest, LeaseGrantResponse,
+    LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest, LeaseRevokeResponse,
+    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
+    RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse, WatchCancelRequest, WatchCreateRequest,
+    WatchRequest, WatchResponse, compare, event, kv_client::KvClient, lease_client::LeaseClient,
+    range_request, request_op, response_op, watch_client::WatchClient, watch_create_request, watch_request,
 };
