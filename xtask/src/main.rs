@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cases;
 mod proof;
 mod servers;
 mod steps;
@@ -19,6 +20,7 @@ usage: cargo xtask COMMAND
 
   test            the whole proof: style, lints, docs, every test, every example
   test --quick    the inner loop: style, lints, and the tests that take no more than moments
+  cases           which tests show which case of the catalogue of failures
   tidy            the style that no other tool checks
   docs            the reference, as HTML
   bench [ARGS]    the benches; see `cargo xtask bench --help`
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     match args.as_slice() {
         ["test"] => proof::prove(steps::Extent::Whole),
         ["test", "--quick"] => proof::prove(steps::Extent::Quick),
+        ["cases"] => cases::print(&root()),
         ["tidy"] => tidy(),
         ["docs"] => pass_on(&mut steps::docs()),
         ["bench", rest @ ..] => {

@@ -1,0 +1,42 @@
+//! One server for each trial of the suite.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tenure_conformance::{Hook, Site};
+use tenure_redis::{Redis, RedisOptions};
+use tenure_servers::redis::RedisServer;
+
+/// A server of its own for each trial.
+pub struct RedisSite(pub Arc<RedisServer>);
+
+impl fmt::Debug for RedisSite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RedisSite").field(&self.0.port()).finish()
+    }
+}
+
+impl Site for RedisSite {
+    type Engine = Redis;
+
+    async fn client(&self) -> Redis {
+        let options = RedisOptions::from_url(&self.0.url()).expect("a URL of ours");
+        Redis::open(&options).await.expect("a server of ours")
+    }
+
+    fn can(&self, hook: Hook) -> Result<(), &'static str> {
+        match hook {
+            Hook::Vanish | Hook::Forget => Ok(()),
+            _ => Err("the site does not know how"),
+        }
+    }
+
+    /// A client whose connections have ended: only leases tell.
+    async fn vanish(&self, client: Redis) {
+        drop(client);
+    }
+
+    async fn forget(&self) {
+        assert_eq!(self.0.say("FLUSHALL").expect("a server of ours"), "+OK\r\n");
+    }
+}
