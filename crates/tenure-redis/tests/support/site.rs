@@ -8,7 +8,7 @@ use tenure_redis::{Redis, RedisOptions};
 use tenure_servers::redis::RedisServer;
 
 /// A server of its own for each trial.
-pub struct RedisSite(pub Arc<RedisServer>);
+pub(crate) struct RedisSite(pub(crate) Arc<RedisServer>);
 
 impl fmt::Debug for RedisSite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
