@@ -138,7 +138,7 @@ impl Bank {
         self.second_client().await?;
         let mut client = self.client().await?;
         match GuardedTx::begin(&mut client, Hold::new(&claim.key, claim.id, token)).await {
-            Err(refused @ GuardedTxError::NotHeld { .. }) => Ok(format!("refused: {refused}")),
+            Err(refused @ GuardedTxError::NotHeld(_)) => Ok(format!("refused: {refused}")),
             Err(error) => Err(error.into()),
             Ok(_) => Err("a late client was let in".into()),
         }

@@ -47,13 +47,18 @@ impl<'a> Hold<'a> {
         format!("SELECT {schema}tenure_pin($1, $2, $3)")
     }
 
-    fn not_held(&self, why: String) -> GuardedTxError {
-        GuardedTxError::NotHeld { key: self.key.clone(), why }
+    pub(crate) fn not_held(&self, why: String) -> NotHeld {
+        NotHeld { key: self.key.clone(), why }
     }
 
-    /// A token is below 2^53.
-    fn token_number(&self) -> i64 {
-        i64::try_from(self.token.get()).unwrap_or(i64::MAX)
+    #[cfg(feature = "sqlx")]
+    pub(crate) fn schema(&self) -> Option<&'a str> {
+        self.schema
+    }
+
+    /// What the statement is given. A token is below 2^53.
+    pub(crate) fn values(&self) -> (&'a str, String, i64) {
+        (self.key.as_str(), self.claim.to_string(), i64::try_from(self.token.get()).unwrap_or(i64::MAX))
     }
 }
 
@@ -121,14 +126,14 @@ impl<'a> GuardedTx<'a> {
     /// # Cancel safety
     /// Safe: the transaction is rolled back.
     pub async fn within(transaction: Transaction<'a>, hold: Hold<'a>) -> Result<Self, GuardedTxError> {
-        let (key, claim, token) = (hold.key.as_str(), hold.claim.to_string(), hold.token_number());
+        let (key, claim, token) = hold.values();
         let values: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
             [(&key, Type::TEXT), (&claim, Type::TEXT), (&token, Type::INT8)];
         let row = transaction.query_typed_one(&Hold::pin_sql(hold.schema), &values).await;
         let why: Option<String> = row.and_then(|row| row.try_get(0)).map_err(|error| failed(&error))?;
         match why {
             None => Ok(Self { transaction, hold }),
-            Some(why) => Err(hold.not_held(why)),
+            Some(why) => Err(hold.not_held(why).into()),
         }
     }
 
@@ -175,18 +180,24 @@ impl std::fmt::Debug for GuardedTx<'_> {
     }
 }
 
+/// A hold that cannot be pinned any more, because it is lost.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key:?} is not held any more: {why}")]
+#[non_exhaustive]
+pub struct NotHeld {
+    /// The key.
+    pub key: Key,
+    /// What the server says of the hold.
+    pub why: String,
+}
+
 /// Why a transaction was not begun.
 #[derive(Debug, thiserror::Error)]
 #[allow(clippy::exhaustive_enums, reason = "lost or broken: a caller must tell these apart")]
 pub enum GuardedTxError {
     /// The hold is lost: begin again with the lock.
-    #[error("{key:?} is not held any more: {why}")]
-    NotHeld {
-        /// The key.
-        key: Key,
-        /// What the server says of the hold.
-        why: String,
-    },
+    #[error(transparent)]
+    NotHeld(#[from] NotHeld),
     /// The database could not be asked.
     #[error("the hold cannot be pinned: {0}")]
     Trouble(#[source] EngineError),

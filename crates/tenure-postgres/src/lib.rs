@@ -21,6 +21,8 @@ mod contender;
 mod dial;
 mod fence;
 mod guarded;
+#[cfg(feature = "sqlx")]
+mod guarded_sqlx;
 mod link;
 mod migration;
 #[cfg(test)]
@@ -45,7 +47,9 @@ use tenure_core::{Claim, ClaimId, FencingToken, Key};
 
 pub use contender::PostgresContender;
 pub use fence::{FencedTable, FencedTableError};
-pub use guarded::{GuardedTx, GuardedTxError, Hold};
+pub use guarded::{GuardedTx, GuardedTxError, Hold, NotHeld};
+#[cfg(feature = "sqlx")]
+pub use guarded_sqlx::{SqlxGuardedTx, SqlxGuardedTxError};
 pub use migration::{Migrated, migrate, migration_sql};
 pub use options::{PostgresOptions, PostgresUrlError};
 

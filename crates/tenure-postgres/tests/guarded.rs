@@ -62,7 +62,7 @@ async fn nobody_is_granted_while_a_transaction_of_the_holder_is_open_although_it
     let next = granted_at_last(&mut waiter).await;
     assert!(next.tokens.first > grant.tokens.last());
     let late = GuardedTx::begin(&mut own, hold(&wish, &grant)).await;
-    assert!(matches!(late, Err(GuardedTxError::NotHeld { .. })), "{late:?}");
+    assert!(matches!(late, Err(GuardedTxError::NotHeld(_))), "{late:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,7 +78,7 @@ async fn a_holder_renews_and_restamps_while_its_transaction_is_open() {
     assert!(matches!(contender.renew().await, Ok(Renewal::Renewed(_))));
     transaction.rollback().await.unwrap();
     let stale = GuardedTx::begin(&mut own, hold(&wish, &grant)).await;
-    assert!(matches!(stale, Err(GuardedTxError::NotHeld { .. })), "the old token holds nothing: {stale:?}");
+    assert!(matches!(stale, Err(GuardedTxError::NotHeld(_))), "the old token holds nothing: {stale:?}");
     drop(stale);
     let grant = Grant { tokens: fresh, ..grant };
     GuardedTx::begin(&mut own, hold(&wish, &grant)).await.unwrap().commit().await.unwrap();
@@ -104,7 +104,7 @@ async fn a_release_and_a_break_take_effect_when_the_transaction_ends() {
         waits(&mut waiter).await;
         assert_eq!(postgres.contend(wish.clone()).renew().await.unwrap(), Renewal::Gone(gone));
         let second = GuardedTx::begin(&mut other, hold(&wish, &grant)).await;
-        assert!(matches!(second, Err(GuardedTxError::NotHeld { .. })), "{second:?}");
+        assert!(matches!(second, Err(GuardedTxError::NotHeld(_))), "{second:?}");
         transaction.commit().await.unwrap();
         granted_at_last(&mut waiter).await;
         waiter.withdraw(Stray::Impossible).await.unwrap();
@@ -168,6 +168,33 @@ async fn granted_or_gone(contender: &mut impl Contender) -> Option<Grant> {
             Attempt::Gone(_) => return None,
             _ => tokio::time::sleep(Duration::from_millis(5)).await,
         }
+    }
+}
+
+#[cfg(feature = "sqlx")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_holds_on_sqlx_and_behind_a_pooler() {
+    use sqlx::{Connection, PgConnection, Row};
+    use tenure_postgres::{SqlxGuardedTx, SqlxGuardedTxError};
+
+    let server = server().await;
+    // What sqlx asks of every server, and PgBouncer does not know.
+    let bouncer = PgBouncer::before(&server, &["ignore_startup_parameters = extra_float_digits"]).unwrap();
+    let postgres = open(&server).await;
+    for port in [server.port(), bouncer.port()] {
+        let mut own = PgConnection::connect(&url_of(port)).await.unwrap();
+        let (wish, grant) = paused(&postgres, 400).await;
+        let mut transaction = SqlxGuardedTx::begin(&mut own, hold(&wish, &grant)).await.unwrap();
+        let one: i32 = sqlx::query("SELECT 1").fetch_one(&mut **transaction).await.unwrap().get(0);
+        assert_eq!(one, 1);
+        lease_ends(&postgres, &wish).await;
+        let mut waiter = postgres.contend(claim("k"));
+        waits(&mut waiter).await;
+        transaction.commit().await.unwrap();
+        granted_at_last(&mut waiter).await;
+        let late = SqlxGuardedTx::begin(&mut own, hold(&wish, &grant)).await;
+        assert!(matches!(late, Err(SqlxGuardedTxError::NotHeld(_))), "{late:?}");
+        waiter.withdraw(Stray::Impossible).await.unwrap();
     }
 }
 
