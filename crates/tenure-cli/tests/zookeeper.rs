@@ -6,6 +6,7 @@
 
 mod support;
 
+use rustix::process::{Signal, kill_process};
 use support::Bench;
 use tenure_servers::zookeeper::ZookeeperEnsemble;
 
@@ -31,6 +32,21 @@ fn run_status_list_and_break_work_on_zookeeper() {
     held.end().with_code(121);
     assert!(token(&bench, &at) > first);
     assert_eq!(bench.end_of(["list", "--at", &at]).with_code(0).stdout, "");
+}
+
+#[test]
+fn c001_c036_a_program_that_is_stopped_for_longer_than_its_session_has_lost_its_lock() {
+    let (server, bench) = (ZookeeperEnsemble::single(&[]).unwrap(), Bench::new());
+    let at = format!("{}?session-ms=6000&allow=longer-terms", server.url());
+    let held = bench.hold(&["--at", &at], "nightly");
+    let pid = held.pid();
+    kill_process(pid, Signal::STOP).unwrap();
+    // The next one waits until the server has ended the session, and no longer.
+    let next = token(&bench, &at);
+    kill_process(pid, Signal::CONT).unwrap();
+    let ended = held.end().with_code(121);
+    assert!(ended.stderr.contains("lost"), "{}", ended.stderr);
+    assert!(token(&bench, &at) > next);
 }
 
 #[test]
