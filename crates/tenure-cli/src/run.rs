@@ -244,7 +244,9 @@ async fn guarded(
     mut signals: Signals,
     report: &mut Report,
 ) -> Done {
-    let limits = Limits { ttl: args.ttl.duration(), grace: args.grace, max_hold: args.max_hold };
+    // An engine whose holds end with a session may grant less than was asked for.
+    let granted = guard.remaining().map_or(args.ttl.duration(), |left| left.min(args.ttl.duration()));
+    let limits = Limits { ttl: granted, grace: args.grace, max_hold: args.max_hold };
     let supervisor = Supervisor::new(&mut child, &guard, &mut signals, report, Terminal::find(), limits);
     let Ended { end, cut, had_terminal } = supervisor.watch().await;
     let token = guard.token();
