@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run -p tenure-cli --example stale_writer             # with the gate: the stale write is refused
 //! cargo run -p tenure-cli --example stale_writer -- --no-gate  # without: an update is lost
+//! cargo run -p tenure-cli --example stale_writer -- --at redis://127.0.0.1  # with the lock on another engine
 //! ```
 //!
 //! Two real processes add to one balance under the lock `account/7`. The first takes the lock, reads, and is stopped
@@ -31,12 +32,14 @@ fn main() -> ExitCode {
     let args: Vec<_> = std::env::args().skip(1).collect();
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     let done = match args[..] {
-        [] => tell(Gate::On),
-        ["--no-gate"] => tell(Gate::Off),
-        ["worker", name, adds, directory, gate] => {
-            Worker::new(name, adds, directory, gate).and_then(Worker::run)
+        [] => tell(Gate::On, None),
+        ["--no-gate"] => tell(Gate::Off, None),
+        ["--at", at] => tell(Gate::On, Some(at)),
+        ["--no-gate", "--at", at] => tell(Gate::Off, Some(at)),
+        ["worker", name, adds, directory, gate, at] => {
+            Worker::new(name, adds, directory, gate, at).and_then(Worker::run)
         }
-        _ => Err("usage: stale_writer [--no-gate]".into()),
+        _ => Err("usage: stale_writer [--no-gate] [--at URL]".into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -55,8 +58,8 @@ enum Gate {
 }
 
 /// Sets the stage, and plays the machine that pauses and the operator that breaks.
-fn tell(gate: Gate) -> Result<()> {
-    let stage = Stage::new(gate)?;
+fn tell(gate: Gate, at: Option<&str>) -> Result<()> {
+    let stage = Stage::new(gate, at)?;
     println!("the balance is {}", stage.balance()?);
     let mut first = stage.start("first", FIRST_ADDS)?;
     first.until("read")?;
@@ -86,13 +89,16 @@ fn tell(gate: Gate) -> Result<()> {
 struct Stage {
     scratch: PathBuf,
     gate: Gate,
+    /// The engine with the lock.
+    at: String,
 }
 
 impl Stage {
-    fn new(gate: Gate) -> Result<Self> {
+    fn new(gate: Gate, at: Option<&str>) -> Result<Self> {
         let scratch = std::env::temp_dir().join(format!("tenure-stale-writer-{}", std::process::id()));
         std::fs::create_dir(&scratch)?;
-        let stage = Self { scratch, gate };
+        let at = at.map_or_else(|| format!("local://{}", scratch.join("locks").display()), str::to_owned);
+        let stage = Self { scratch, gate, at };
         std::fs::write(stage.scratch.join("balance"), OPENING_BALANCE.to_string())?;
         Ok(stage)
     }
@@ -104,7 +110,7 @@ impl Stage {
     fn start(&self, name: &str, adds: i64) -> Result<Actor> {
         let gate = if self.gate == Gate::On { "gate" } else { "no-gate" };
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["worker", name, &adds.to_string()]).arg(&self.scratch).arg(gate);
+        command.args(["worker", name, &adds.to_string()]).arg(&self.scratch).arg(gate).arg(&self.at);
         let mut process = command.stdout(Stdio::piped()).spawn()?;
         let said = process.stdout.take().ok_or("the worker has no output")?;
         Ok(Actor { process, said: BufReader::new(said).lines() })
@@ -112,7 +118,6 @@ impl Stage {
 
     /// The real command line, as an operator types it.
     fn operator_breaks(&self) -> Result<()> {
-        let at = format!("local://{}", self.scratch.join("locks").display());
         let mut command = match std::env::var_os("TENURE_PROGRAM") {
             Some(program) => Command::new(program),
             None => {
@@ -123,7 +128,8 @@ impl Stage {
             }
         };
         println!("$ tenure break --yes {LOCK}");
-        let broken = command.args(["break", "--yes", "--at", &at, LOCK]).stdin(Stdio::null()).status()?;
+        let broken =
+            command.args(["break", "--yes", "--at", &self.at, LOCK]).stdin(Stdio::null()).status()?;
         if broken.success() { Ok(()) } else { Err(format!("tenure break failed: {broken}").into()) }
     }
 }
@@ -179,18 +185,18 @@ struct Worker {
     adds: i64,
     directory: PathBuf,
     gate: Option<FenceGate>,
+    at: String,
 }
 
 impl Worker {
-    fn new(name: &str, adds: &str, directory: &str, gate: &str) -> Result<Self> {
+    fn new(name: &str, adds: &str, directory: &str, gate: &str, at: &str) -> Result<Self> {
         let directory = Path::new(directory).to_owned();
         let gate = if gate == "gate" { Some(FenceGate::open(directory.join("gate"))?) } else { None };
-        Ok(Self { name: name.to_owned(), adds: adds.parse()?, directory, gate })
+        Ok(Self { name: name.to_owned(), adds: adds.parse()?, directory, gate, at: at.to_owned() })
     }
 
     fn run(self) -> Result<()> {
-        let url = format!("local://{}", self.directory.join("locks").display());
-        let tenure = tenure::blocking::connect(&url)?;
+        let tenure = tenure::blocking::connect(&self.at)?;
         let guard = tenure.lock(LOCK).acquire()?;
         let token = guard.token();
         self.say(&format!("holds {LOCK} with token {token}"));

@@ -1,18 +1,11 @@
 //! The story of the stale writer comes out as it is told, with the gate and without.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+mod support;
 
-/// Examples are built beside the tests: `target/PROFILE/examples` and `target/PROFILE/deps`.
-fn tell(args: &[&str]) -> Output {
-    let here = std::env::current_exe().unwrap();
-    let profile: PathBuf = here.parent().unwrap().parent().unwrap().to_owned();
-    let story = profile.join("examples/stale_writer");
-    let mut command = Command::new(&story);
-    command.args(args).env("TENURE_PROGRAM", env!("CARGO_BIN_EXE_tenure")).stdin(Stdio::null());
-    command.output().unwrap_or_else(|error| panic!("{} is not built: {error}", story.display()))
-}
+use std::process::Output;
+
+use support::tell;
 
 fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))

@@ -310,3 +310,14 @@ pub(crate) fn makes_tables_and_locks_in_them(bench: &Bench, url: &str) {
     let next = bench.end_of(["run", "-w", "20", "--at", url, "nightly", "--", "true"]);
     assert_eq!(next.code, Some(0), "{}", next.stderr);
 }
+
+/// Tells the story of the stale writer. Examples are built beside the tests: `target/PROFILE/examples` and
+/// `target/PROFILE/deps`.
+pub(crate) fn tell(args: &[&str]) -> Output {
+    let here = std::env::current_exe().unwrap();
+    let profile: PathBuf = here.parent().unwrap().parent().unwrap().to_owned();
+    let story = profile.join("examples/stale_writer");
+    let mut command = Command::new(&story);
+    command.args(args).env("TENURE_PROGRAM", env!("CARGO_BIN_EXE_tenure")).stdin(Stdio::null());
+    command.output().unwrap_or_else(|error| panic!("{} is not built: {error}", story.display()))
+}
