@@ -266,6 +266,33 @@ async fn c107_a_hand_over_is_told_by_one_node_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_of_a_cluster_needs_the_documented_rights_and_no_more() {
+    let mut cluster = RedisCluster::start(PATIENT, &[]).unwrap();
+    let rights = "ACL SETUSER app on >pw resetkeys ~tenure:* resetchannels &tenure:to:* -@all +hello +auth \
+                  +client|setname +select +info +config|get +script|load +evalsha +eval +time +hmget +hget +hset \
+                  +hdel +hgetall +exists +type +pexpireat +set +get +scan +wait +cluster|slots +cluster|myid \
+                  +cluster|info +asking +ssubscribe +spublish";
+    let rights: Vec<_> = rights.split_whitespace().collect();
+    for node in cluster.nodes() {
+        assert_eq!(node.say_all(std::slice::from_ref(&rights)).unwrap(), "+OK\r\n");
+    }
+    let url = cluster.url().replace("://", "://app:pw@");
+    let redis = Redis::open(&options(&url)).await.unwrap();
+    for name in ["a", "b", "c"] {
+        let (mut holder, mut waiter) = (redis.contend(claim(name)), redis.contend(claim(name)));
+        granted(&mut holder).await;
+        waits(&mut waiter).await;
+        holder.withdraw(Stray::Impossible).await.unwrap();
+        assert!(matches!(in_time("the grant comes", waiter.changed()).await, Ok(Wake::Granted(_))));
+    }
+    let slot = slot_of("k");
+    let from = cluster.primary_of(slot).unwrap();
+    assert!(cluster.begin_move(slot, from, (from + 1) % 3));
+    granted(&mut redis.contend(claim("k"))).await;
+    assert_eq!(redis.keys("", None, 9).await.unwrap().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fence_on_a_cluster_refuses_a_stale_holder_and_data_in_another_slot() {
     let cluster = RedisCluster::start(PATIENT, &[]).unwrap();
     let redis = reach(&cluster).await;
