@@ -34,7 +34,7 @@ pub(crate) enum Start {
     /// As a program with these arguments, to which the socket and the life are added.
     Process { command: Vec<std::ffi::OsString>, log: PathBuf },
     /// As a thread, at an engine in memory.
-    Inside { engine: Memory, flaw: Option<Flaw> },
+    Inside { engine: Memory, flaw: Option<Flaw>, rough: Option<Duration> },
 }
 
 /// One worker.
@@ -71,7 +71,11 @@ impl Crew {
         };
         let mut crew = Self { start, referee, court, plans, members: Vec::new(), lives: 0 };
         for at in 0..crew.plans.len() {
-            let weather = Arc::new(Weather::new(crew.plans[at].seed));
+            let rough = match &crew.start {
+                Start::Inside { rough, .. } => *rough,
+                Start::Process { .. } => None,
+            };
+            let weather = Arc::new(Weather::new(crew.plans[at].seed, rough));
             crew.members.push(Member { life: 0, body: None, paused: false, weather });
             crew.begin(at)?;
         }
@@ -96,7 +100,7 @@ impl Crew {
                     Program::new(program, "tenure").args(args).arg(court.socket()).arg(life.to_string());
                 Body::Process(program.start(log).map_err(io::Error::other)?)
             }
-            (Start::Inside { engine, flaw }, _) => {
+            (Start::Inside { engine, flaw, .. }, _) => {
                 let weather = Arc::clone(&self.members[at].weather);
                 Body::Inside(Inside::start(plan, engine.clone(), weather, Arc::clone(&self.referee), *flaw))
             }

@@ -138,8 +138,8 @@ pub enum Event {
     Healed { fault: u32 },
     /// A worker's life has ended.
     Dead { life: Life },
-    /// A look at the line of a key, asked for at `asked`: the claims in it, and which of them hold.
-    Line { key: usize, asked: Micros, places: Vec<(ClaimId, bool)> },
+    /// A look at the line of a key, asked for at `asked`: the claims in it, which of them hold, and for how much longer.
+    Line { key: usize, asked: Micros, places: Vec<(ClaimId, bool, Option<Micros>)> },
     /// No more faults come.
     Calm {},
     /// A life ends although some of its withdrawals were never answered.

@@ -18,8 +18,8 @@ use crate::site::Site;
 /// After how many faults there is a calm.
 const STORM: u32 = 16;
 
-/// For how long a pause waits for the worst moment; the seed decides when it begins to wait, not whom it meets.
-const AIM: Micros = 400_000;
+/// For how much of a TTL a pause waits for the worst moment; the seed decides when it begins to wait, not whom it meets.
+const AIM: Micros = 5;
 
 /// What is done to workers and servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -154,7 +154,7 @@ impl Iterator for Schedule {
             Kind::Failover => 10_000..ttl / 2 + 10_001,
         };
         Some(Strike {
-            after: calm + dice.random_range(100_000..700_000),
+            after: calm + dice.random_range(ttl / 10..ttl / 3 + 1),
             kind,
             victim: dice.random_range(0..self.workers),
             lasts: dice.random_range(lasts),
@@ -242,7 +242,10 @@ impl Nemesis {
     ) -> Result<(), String> {
         let strike = match strike.kind {
             Kind::Pause if strike.dice.is_multiple_of(4) => strike,
-            Kind::Pause => Strike { victim: aim(crew, referee).unwrap_or(strike.victim), ..strike },
+            Kind::Pause => {
+                let aimed = aim(crew, referee, self.schedule.ttl / AIM);
+                Strike { victim: aimed.unwrap_or(strike.victim), ..strike }
+            }
             _ => strike,
         };
         let Strike { kind, victim, .. } = strike;
@@ -301,8 +304,8 @@ impl Nemesis {
 }
 
 /// Waits a little until some worker is between its check and its write, which no lock can protect.
-fn aim(crew: &Crew, referee: &Referee) -> Option<usize> {
-    let limit = now() + AIM;
+fn aim(crew: &Crew, referee: &Referee, patience: Micros) -> Option<usize> {
+    let limit = now() + patience;
     while now() < limit {
         let about_to = |at: &usize| {
             let member = &crew.members[*at];

@@ -29,7 +29,8 @@ use crate::worker::{self, Plan};
 /// How long everything may take to end after the last fault, beside what leases take.
 const END_LIMIT: Duration = Duration::from_secs(60);
 
-/// How often the lines of keys are looked at.
+/// How often the lines of keys are looked at, in parts of a TTL, and at most.
+const LOOKS: u32 = 40;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How long the first answer of the engine may take.
@@ -61,6 +62,8 @@ pub struct Options {
     pub worker: Vec<OsString>,
     /// A flaw to plant in workers inside this process, for tests of the judge.
     pub flaw: Option<Flaw>,
+    /// Whether messages of workers inside this process are late now and then all the time, for tests of the judge.
+    pub rough: bool,
     /// Whether holders enter the resource before they read, as they should.
     pub fence_in: bool,
 }
@@ -81,6 +84,7 @@ impl Options {
             report: None,
             worker,
             flaw: None,
+            rough: false,
             fence_in: true,
         }
     }
@@ -230,7 +234,11 @@ fn crew(
         fence_in: options.fence_in,
     });
     let start = match site.memory() {
-        Some(engine) => Start::Inside { engine: engine.clone(), flaw: options.flaw },
+        Some(engine) => Start::Inside {
+            engine: engine.clone(),
+            flaw: options.flaw,
+            rough: options.rough.then_some(options.ttl * 9 / 10),
+        },
         None => Start::Process { command: options.worker.clone(), log: scratch.path().join("workers.log") },
     };
     let crew = Crew::new(start, Arc::clone(referee), scratch.socket_home(), plans.collect());
@@ -316,6 +324,7 @@ impl Stage<'_> {
     fn look_around(&self, done: Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
         let (referee, keys) = (Arc::clone(&self.referee), self.header.keys.clone());
         let site = self.site.watch();
+        let pause = (self.options.ttl / LOOKS).min(LOOK_EVERY);
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             // Without a look there is nothing to judge, which the judge says.
@@ -326,13 +335,16 @@ impl Stage<'_> {
                     if done.load(Ordering::Relaxed) {
                         return;
                     }
-                    tokio::time::sleep(LOOK_EVERY).await;
+                    tokio::time::sleep(pause).await;
                     let asked = now();
                     let line =
                         tokio::time::timeout(Duration::from_secs(1), tenure.inspect(&keys[key].name)).await;
                     if let Ok(Ok(line)) = line {
-                        let holds = |standing| matches!(standing, Standing::Holds { .. });
-                        let places = line.places.iter().map(|place| (place.claim, holds(place.standing)));
+                        let place = |place: &tenure::engine::PlaceView| match place.standing {
+                            Standing::Waits => (place.claim, false, None),
+                            Standing::Holds { expires_in, .. } => (place.claim, true, expires_in.map(micros)),
+                        };
+                        let places = line.places.iter().map(place);
                         referee.hear(Event::Line { key, asked, places: places.collect() });
                     }
                 }

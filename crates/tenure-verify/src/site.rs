@@ -224,10 +224,11 @@ impl Site {
         }
     }
 
-    /// How late messages are at most: inside, where nothing keeps them in order, for longer than a TTL.
+    /// How late messages are at most: inside, where nothing keeps them in order, for nearly as long as a tombstone
+    /// lasts, which is one TTL.
     fn late(&self, strike: &Strike) -> Micros {
         match self.place {
-            Place::Inside { .. } => self.ttl * 3 / 2,
+            Place::Inside { .. } => self.ttl * 9 / 10,
             Place::Outside(_) => strike.lasts.min(self.ttl / 2),
         }
     }

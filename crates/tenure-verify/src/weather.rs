@@ -10,6 +10,9 @@ use tenure_core::engine::distant::{self, Fate};
 /// After how long a client takes a request for lost.
 const TIMEOUT_MS: std::ops::Range<u64> = 100..3_000;
 
+/// The share of messages that a rough network has late.
+const ROUGH_SHARE: f64 = 0.2;
+
 /// How bad the network of one worker is.
 #[derive(Debug)]
 pub(crate) struct Weather(Mutex<State>);
@@ -18,6 +21,8 @@ pub(crate) struct Weather(Mutex<State>);
 struct State {
     dice: StdRng,
     bad: Bad,
+    /// By how much some messages are late even when nothing is wrong.
+    rough: Option<Duration>,
 }
 
 /// What is wrong with a network.
@@ -32,8 +37,8 @@ pub(crate) enum Bad {
 }
 
 impl Weather {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(Mutex::new(State { dice: StdRng::seed_from_u64(seed), bad: Bad::Nothing }))
+    pub(crate) fn new(seed: u64, rough: Option<Duration>) -> Self {
+        Self(Mutex::new(State { dice: StdRng::seed_from_u64(seed), bad: Bad::Nothing, rough }))
     }
 
     pub(crate) fn turn(&self, bad: Bad) {
@@ -51,18 +56,18 @@ impl distant::Weather for Weather {
         let timeout = Duration::from_millis(state.dice.random_range(TIMEOUT_MS));
         let quick = |dice: &mut StdRng| Some(Duration::from_micros(dice.random_range(20..500)));
         let (arrives, answered) = (quick(&mut state.dice), quick(&mut state.dice));
-        match state.bad {
-            Bad::Nothing => Fate { arrives, again: None, answered, timeout },
-            Bad::Cut => Fate { arrives: None, again: None, answered: None, timeout },
-            Bad::Late(max) => {
-                let late = max.mul_f64(state.dice.random());
-                match state.dice.random_range(0..4) {
-                    0 => Fate { arrives: Some(late), again: None, answered, timeout },
-                    1 => Fate { arrives, again: None, answered: Some(late), timeout },
-                    2 => Fate { arrives, again: Some(late), answered, timeout },
-                    _ => Fate { arrives, again: None, answered, timeout },
-                }
-            }
+        let usual = Fate { arrives, again: None, answered, timeout };
+        let max = match state.bad {
+            Bad::Cut => return Fate { arrives: None, answered: None, ..usual },
+            Bad::Late(max) => Some(max),
+            Bad::Nothing => state.rough.filter(|_| state.dice.random_bool(ROUGH_SHARE)),
+        };
+        let Some(max) = max else { return usual };
+        let late = Some(max.mul_f64(state.dice.random()));
+        match state.dice.random_range(0..3) {
+            0 => Fate { arrives: late, ..usual },
+            1 => Fate { answered: late, ..usual },
+            _ => Fate { again: late, ..usual },
         }
     }
 

@@ -10,7 +10,7 @@ pub(super) fn check(history: &History, timeline: &Timeline) -> Check {
     for Record(at, event) in &history.records {
         match event {
             Event::Line { key, asked, places } => {
-                for (claim, holds) in places {
+                for (claim, holds, _) in places {
                     check.judged += 1;
                     let Some(withdrawn) = timeline.withdrawn.get(claim).filter(|out| *out < asked) else {
                         continue;

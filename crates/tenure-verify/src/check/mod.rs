@@ -7,6 +7,7 @@
 //! Each checker sorts and scans; none compares every hold with every other, so a history of 100,000 wishes takes
 //! seconds.
 
+mod belief;
 mod exclusion;
 mod figures;
 mod leaks;
@@ -33,6 +34,8 @@ const FOUND_MAX: usize = 20;
 pub enum Rule {
     /// Holds that exclude each other are not valid at the same time, and there are never more permits than the limit.
     Exclusion,
+    /// Nobody counts on a hold for longer than the engine keeps it.
+    Belief,
     /// Tokens of a key are unique, and what was granted before another was asked for has the lower one.
     Tokens,
     /// No stale write is accepted, and no update is lost, in a register that checks tokens.
@@ -53,8 +56,9 @@ pub enum Rule {
 
 impl Rule {
     /// All of them, in the order of reports.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Exclusion,
+        Self::Belief,
         Self::Tokens,
         Self::Fence,
         Self::LossSignal,
@@ -70,6 +74,7 @@ impl Rule {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Exclusion => "exclusion",
+            Self::Belief => "belief",
             Self::Tokens => "tokens",
             Self::Fence => "fence",
             Self::LossSignal => "loss signal",
@@ -147,6 +152,7 @@ pub fn judge(history: &History) -> Judgement {
     let (fence, register) = register::check(history, &timeline);
     let mut checks = vec![
         exclusion::check(history, &timeline),
+        belief::check(history, &timeline),
         tokens::check(history, &timeline),
         fence,
         losses::signal(history, &timeline),

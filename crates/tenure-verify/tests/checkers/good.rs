@@ -192,7 +192,9 @@ impl World {
         self.promote(key);
         if self.dice.random_bool(0.1) {
             let places = self.lines[key].iter();
-            let places = places.map(|place| (claim(self.workers[place.worker].op), place.granted)).collect();
+            let places = places
+                .map(|place| (claim(self.workers[place.worker].op), place.granted, Some(TTL + 1_000)))
+                .collect();
             self.say(Event::Line { key, asked: self.now, places });
         }
     }

@@ -5,6 +5,7 @@ mod good;
 
 use good::{TTL, fault, history};
 use proptest::prelude::*;
+use tenure_core::ClaimId;
 use tenure_verify::check::{Rule, SelfCheck, judge};
 use tenure_verify::history::{Event, History, HistoryError, KeyKind, Micros, Record, Release};
 
@@ -286,9 +287,22 @@ proptest! {
         let mut bad = history(seed, 4, 200);
         let at = find(&bad, nth, |event| matches!(event, Event::Withdrawn { .. }));
         let Record(now, Event::Withdrawn { claim, .. }) = bad.records[at].clone() else { unreachable!() };
-        let line = Event::Line { key: 0, asked: now + 1, places: vec![(claim, true)] };
+        let line = Event::Line { key: 0, asked: now + 1, places: vec![(claim, true, None)] };
         bad.records.insert(at + 1, Record(now + 1, line));
         prop_assert_eq!(broken(&bad), vec![Rule::Leaks]);
+    }
+
+    #[test]
+    fn somebody_who_counts_on_more_than_the_engine_gives_is_found(seed: u64, nth: usize) {
+        let mut bad = history(seed, 4, 200);
+        let at = find(&bad, nth, |event| matches!(event, Event::Enter(_)));
+        let Record(now, Event::Enter(act)) = bad.records[at].clone() else { unreachable!() };
+        let claim = ClaimId::from_bits(u128::from(act.op));
+        let line = |left| Event::Line { key: 0, asked: now, places: vec![(claim, true, Some(left))] };
+        bad.records.insert(at + 1, Record(now, line(TTL)));
+        prop_assert_eq!(broken(&bad), vec![]);
+        bad.records.insert(at + 1, Record(now, line(TTL - 50_000)));
+        prop_assert_eq!(broken(&bad), vec![Rule::Belief]);
     }
 
     #[test]

@@ -1,0 +1,121 @@
+//! Planted flaws are found: each is a mistake that real lock libraries have shipped.
+//!
+//! Slow: each flaw is looked for in runs of a few seconds, for a minute at most.
+#![cfg(feature = "planted-flaws")]
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use tenure_core::flaw::Flaw;
+use tenure_core::lease::{Clock, SystemClock};
+use tenure_verify::check::Rule;
+use tenure_verify::{Kind, Options, run};
+
+/// Within which time a flaw must be found.
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn options(nemesis: &[Kind]) -> Options {
+    let mut options = Options::new(Duration::from_secs(4), vec![]);
+    options.url = Some("memory:".to_owned());
+    options.workers = 8;
+    options.keys = 3;
+    options.ttl = Duration::from_millis(600);
+    options.nemesis = Some(nemesis.to_vec());
+    options
+}
+
+/// Runs with one seed after another until a rule is found broken.
+fn finds(what: &str, any_of: &[Rule], mut options: Options) {
+    let start = SystemClock.now();
+    let report = tempfile::tempdir().unwrap();
+    options.report = Some(report.path().to_owned());
+    for seed in 1.. {
+        options.seed = seed;
+        let outcome = run(&options, &AtomicBool::new(false), &mut |_, _| {}).unwrap();
+        let broken =
+            outcome.judgement.checks.iter().find(|check| check.broken > 0 && any_of.contains(&check.rule));
+        let elapsed = SystemClock.now().since(start);
+        if let Some(check) = broken {
+            let rule = check.rule.as_str();
+            println!(
+                "{what}: {rule} after {:.1} s, seed {seed}: {}",
+                elapsed.as_secs_f64(),
+                check.found[0].what
+            );
+            return;
+        }
+        assert!(elapsed < LIMIT, "{what} was not found within {LIMIT:?}; the last run:\n{outcome}");
+    }
+}
+
+fn planted(flaw: Flaw, nemesis: &[Kind], any_of: &[Rule]) {
+    let mut options = options(nemesis);
+    options.flaw = Some(flaw);
+    // Late messages are what some flaws are about; and grants that answer an attempt, which only a free key gives.
+    options.rough = nemesis.contains(&Kind::Cut);
+    options.keys = if options.rough { 6 } else { 3 };
+    finds(&format!("{flaw:?}"), any_of, options);
+}
+
+#[test]
+fn without_a_flaw_nothing_is_found_in_the_same_runs() {
+    for (seed, ttl, rough) in [(1, 600, false), (2, 200, false), (3, 600, true)] {
+        let mut options = options(&[Kind::Kill, Kind::Pause, Kind::Cut, Kind::Failover]);
+        options.seed = seed;
+        options.rough = rough;
+        options.ttl = Duration::from_millis(ttl);
+        let outcome = run(&options, &AtomicBool::new(false), &mut |_, _| {}).unwrap();
+        // A rough network is not in the history as a fault, so that losses have no cause there.
+        let excused = |rule| {
+            rough && matches!(rule, Rule::NoFalseLoss | Rule::WakeUp | Rule::Availability | Rule::Exclusion)
+        };
+        let broken = outcome.judgement.checks.iter().find(|check| check.broken > 0 && !excused(check.rule));
+        assert!(broken.is_none() || !outcome.is_violated(), "{outcome}");
+    }
+}
+
+#[test]
+fn validity_that_counts_from_the_reply_is_found() {
+    planted(Flaw::ValidityFromReply, &[Kind::Cut, Kind::Pause], &[Rule::Exclusion, Rule::Belief]);
+}
+
+#[test]
+fn a_renewal_that_recreates_is_found() {
+    planted(Flaw::RenewalThatRecreates, &[Kind::Cut, Kind::Pause], &[Rule::Exclusion, Rule::Leaks]);
+}
+
+#[test]
+fn a_release_by_name_is_found() {
+    planted(Flaw::ReleaseByName, &[Kind::Pause, Kind::Cut], &[Rule::Exclusion]);
+}
+
+#[test]
+fn a_withdrawal_without_tombstone_is_found() {
+    planted(Flaw::NoTombstone, &[Kind::Cut], &[Rule::Leaks]);
+}
+
+#[test]
+fn a_wake_without_a_look_is_found() {
+    // A failover makes everybody look again; it breaks exclusion by itself, but never the order of tokens.
+    planted(Flaw::WakeWithoutRecheck, &[Kind::Cut, Kind::Failover], &[Rule::Tokens]);
+}
+
+#[test]
+fn a_token_that_is_only_a_counter_is_found_after_a_failover() {
+    planted(Flaw::CounterOnlyToken, &[Kind::Failover], &[Rule::Tokens]);
+}
+
+#[test]
+fn permits_that_are_only_counted_are_found() {
+    planted(Flaw::PermitsAsCounter, &[Kind::Pause, Kind::Cut], &[Rule::Exclusion]);
+}
+
+#[test]
+fn a_resource_that_is_not_entered_before_it_is_read_is_found() {
+    let mut options = options(&[Kind::Pause]);
+    options.fence_in = false;
+    options.keys = 1;
+    options.ttl = Duration::from_millis(100);
+    finds("no fence-in", &[Rule::Fence], options);
+}
