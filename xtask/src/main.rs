@@ -7,6 +7,7 @@
 
 mod cases;
 mod proof;
+mod reliability;
 mod servers;
 mod steps;
 mod tally;
@@ -23,6 +24,9 @@ usage: cargo xtask COMMAND
   cases           which tests show which case of the catalogue of failures
   tidy            the style that no other tool checks
   docs            the reference, as HTML
+  reliability [--for D] [ENGINE]…
+                  runs `tenure verify` on every engine that is named, or on all, keeps the records in
+                  docs/reliability, and writes docs/reliability.md
   bench [ARGS]    the benches; see `cargo xtask bench --help`
   sim [--seed N] [--seeds N]
                   the simulation: one seed, or many";
@@ -36,6 +40,7 @@ fn main() -> ExitCode {
         ["cases"] => cases::print(&root()),
         ["tidy"] => tidy(),
         ["docs"] => pass_on(&mut steps::docs()),
+        ["reliability", rest @ ..] => reliability::measure(rest),
         ["bench", rest @ ..] => {
             pass_on(cargo().args(["run", "--release", "-p", "tenure-bench", "--"]).args(rest))
         }

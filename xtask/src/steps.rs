@@ -54,6 +54,7 @@ const MODELS: &str = "tenure-models";
 
 /// The crates whose tests start servers.
 const WITH_SERVERS: &[&str] = &[
+    "tenure-verify",
     "tenure-servers",
     "tenure-redis",
     "tenure-etcd",

@@ -58,7 +58,7 @@ pub struct Header {
 pub struct Promises {
     /// Whether waiters are granted in the order of arrival.
     pub arrival: bool,
-    /// Whether a hold ends by a lease that runs out.
+    /// Whether a hold ends by a lease or a session that runs out.
     pub lease: bool,
     /// For how long an offer waits for its waiter.
     pub claim_window: Micros,
@@ -138,7 +138,7 @@ pub enum Event {
     Healed { fault: u32 },
     /// A worker's life has ended.
     Dead { life: Life },
-    /// A look at the line of a key, asked for at `asked`: the claims in it, which of them hold, and for how much longer.
+    /// A look at the line of a key, asked for at `asked`: its claims, which of them hold, and for how much longer.
     Line { key: usize, asked: Micros, places: Vec<(ClaimId, bool, Option<Micros>)> },
     /// No more faults come.
     Calm {},

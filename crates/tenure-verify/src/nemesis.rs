@@ -18,7 +18,8 @@ use crate::site::Site;
 /// After how many faults there is a calm.
 const STORM: u32 = 16;
 
-/// For how much of a TTL a pause waits for the worst moment; the seed decides when it begins to wait, not whom it meets.
+/// For which part of a TTL a pause waits for the worst moment. The seed decides when it begins to wait, not whom it
+/// meets.
 const AIM: Micros = 5;
 
 /// What is done to workers and servers.

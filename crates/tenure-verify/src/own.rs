@@ -1,114 +1,197 @@
 //! Servers that a run starts for itself, and may therefore kill, stop, starve and misguide.
 
-use std::fmt::Debug;
 use std::time::Duration;
 
+use tenure_servers::etcd::EtcdCluster;
+use tenure_servers::mariadb::MariaDbServer;
+use tenure_servers::postgres::PostgresServer;
 use tenure_servers::redis::RedisServer;
+use tenure_servers::zookeeper::ZookeeperEnsemble;
 use tenure_servers::{ClockShim, ServerError, Step};
 
 use crate::VerifyError;
 use crate::nemesis::Kind;
 
 /// Servers of our own.
-pub(crate) trait Own: Debug + Send {
-    /// Where they are.
-    fn url(&self) -> String;
-    /// What they say of themselves.
-    fn server(&self) -> String;
-    /// What can be done to them.
-    fn possible(&self) -> Vec<Kind>;
-    /// Whether what they have acknowledged may be forgotten then.
-    fn forgets(&self, kind: Kind) -> bool;
-    /// Does something to one of them; a seed decides what is left open.
-    fn strike(&mut self, kind: Kind, victim: usize, dice: u32) -> Result<(), String>;
-    /// Makes it good.
-    fn heal(&mut self, kind: Kind, victim: usize) -> Result<(), String>;
-}
-
-/// Starts servers for an engine that is named by the scheme of its URLs.
-pub(crate) fn start(scheme: &str, count: u32) -> Result<Box<dyn Own>, VerifyError> {
-    let trouble = |error: ServerError| VerifyError::trouble(error.to_string());
-    match (scheme, count) {
-        ("redis", 1) => {
-            // Without a C compiler there are no clocks to set, and `clock` is not possible.
-            let clocks = match ClockShim::new() {
-                Err(ServerError::Missing { .. }) => None,
-                clocks => Some(clocks.map_err(trouble)?),
-            };
-            let program = RedisServer::program();
-            let program = clocks.as_ref().map_or(program.clone(), |clocks| clocks.around(program));
-            let server = RedisServer::start_program(program, &[]).map_err(trouble)?;
-            Ok(Box::new(OneRedis { server, clocks }))
-        }
-        _ => {
-            let message =
-                format!("{count} servers of {scheme:?} cannot be started here: use `redis: --own-servers 1`");
-            Err(VerifyError::Usage(message))
-        }
-    }
-}
-
-/// One Redis primary that keeps nothing on disk.
 #[derive(Debug)]
-struct OneRedis {
-    server: RedisServer,
-    clocks: Option<ClockShim>,
+pub(crate) enum Own {
+    /// One Redis primary, or the independent ones of Redlock; nothing is kept on disk.
+    Redis(Vec<RedisServer>, Option<ClockShim>),
+    /// An etcd cluster.
+    Etcd(EtcdCluster),
+    /// A ZooKeeper ensemble.
+    Zookeeper(ZookeeperEnsemble),
+    /// One PostgreSQL server.
+    Postgres(PostgresServer),
+    /// One MariaDB server.
+    Mysql(MariaDbServer),
 }
 
-impl OneRedis {
-    fn say(&self, command: &str) -> Result<String, String> {
-        let said = self.server.say(command).map_err(|error| format!("our Redis does not answer: {error}"))?;
-        if said.starts_with('-') { Err(format!("our Redis says {}", said.trim())) } else { Ok(said) }
-    }
-}
-
-impl Own for OneRedis {
-    fn url(&self) -> String {
-        self.server.url()
-    }
-
-    fn server(&self) -> String {
-        let info = self.say("INFO server").unwrap_or_default();
-        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
-        format!("Redis {}", version.unwrap_or("of an unknown version"))
-    }
-
-    fn possible(&self) -> Vec<Kind> {
-        let clock = self.clocks.iter().map(|_| Kind::Clock);
-        [Kind::Freeze, Kind::Flush, Kind::Memory, Kind::Restart].into_iter().chain(clock).collect()
-    }
-
-    fn forgets(&self, kind: Kind) -> bool {
-        // A clock that is set forward ends leases, which looks the same.
-        matches!(kind, Kind::Restart | Kind::Clock)
-    }
-
-    fn strike(&mut self, kind: Kind, _: usize, dice: u32) -> Result<(), String> {
-        match kind {
-            Kind::Freeze => self.server.process().freeze(),
-            Kind::Flush => drop(self.say("SCRIPT FLUSH")?),
-            Kind::Memory => drop(self.say("CONFIG SET maxmemory 1")?),
-            Kind::Restart => self.server.kill(),
-            Kind::Clock => {
-                // By up to ten seconds, more often forward: back, nobody is granted for as long.
-                let by = Duration::from_millis(u64::from(dice % 10_000));
-                let step = if dice.is_multiple_of(4) { Step::Back(by / 10) } else { Step::Forward(by) };
-                if let Some(clocks) = &self.clocks {
-                    clocks.step(step).map_err(|error| error.to_string())?;
-                }
+impl Own {
+    /// Starts servers for an engine that is named by the scheme of its URLs.
+    pub(crate) fn start(scheme: &str, count: u32) -> Result<Self, VerifyError> {
+        let started = match (scheme, count) {
+            ("redis", 1) | ("redlock", 3..=7) => redis(count),
+            ("etcd", 1) => EtcdCluster::single().map(Self::Etcd),
+            ("etcd", 3) => EtcdCluster::three().map(Self::Etcd),
+            ("zookeeper", 1) => ZookeeperEnsemble::single(&[]).map(Self::Zookeeper),
+            ("zookeeper", 3) => ZookeeperEnsemble::three(&[]).map(Self::Zookeeper),
+            ("postgres" | "postgresql", 1) => PostgresServer::start(&[]).map(Self::Postgres),
+            ("mysql" | "mariadb", 1) => MariaDbServer::start(&[]).map(Self::Mysql),
+            _ => {
+                let known = "redis: 1; redlock: 3 to 7; etcd: and zookeeper: 1 or 3; postgres: and mysql: 1";
+                let message =
+                    format!("{count} servers of {scheme:?} cannot be started here. Known are {known}");
+                return Err(VerifyError::Usage(message));
             }
+        };
+        started.map_err(|error| VerifyError::trouble(error.to_string()))
+    }
+
+    /// Where each of them listens.
+    pub(crate) fn ports(&mut self) -> Vec<u16> {
+        match self {
+            Self::Redis(servers, _) => servers.iter().map(RedisServer::port).collect(),
+            Self::Etcd(cluster) => (0..cluster.size()).map(|member| cluster.port(member)).collect(),
+            Self::Zookeeper(ensemble) => ensemble.servers().iter().map(|server| server.port()).collect(),
+            Self::Postgres(server) => vec![server.port()],
+            Self::Mysql(server) => vec![server.port()],
+        }
+    }
+
+    /// The URL by which they are reached when they, or proxies before them, listen at these ports.
+    pub(crate) fn url(&self, ports: &[u16]) -> String {
+        let list = |scheme: &str| {
+            let servers: Vec<_> = ports.iter().map(|port| format!("{scheme}127.0.0.1:{port}")).collect();
+            servers.join(",")
+        };
+        match self {
+            Self::Redis(servers, _) if servers.len() == 1 => list("redis://"),
+            Self::Redis(..) => format!("redlock:{}", list("redis://")),
+            Self::Etcd(_) => format!("etcd://{}", list("")),
+            Self::Zookeeper(_) => format!("zookeeper://{}", list("")),
+            Self::Postgres(_) => format!("postgres://postgres@{}/postgres", list("")),
+            Self::Mysql(_) => format!("mysql://root@{}/tenure", list("")),
+        }
+    }
+
+    /// Whether their database needs tables before it is used.
+    pub(crate) fn needs_tables(&self) -> bool {
+        matches!(self, Self::Postgres(_) | Self::Mysql(_))
+    }
+
+    /// What they say of themselves.
+    pub(crate) fn name(&mut self) -> String {
+        let (name, version) = match self {
+            Self::Redis(servers, _) => {
+                let info = servers[0].say("INFO server").unwrap_or_default();
+                let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
+                (if servers.len() == 1 { "Redis" } else { "Redlock on Redis" }, version.map(str::to_owned))
+            }
+            Self::Etcd(cluster) => {
+                let status = cluster.etcdctl(0, &["endpoint", "status"]).unwrap_or_default();
+                ("etcd", status.split(", ").nth(2).map(str::to_owned))
+            }
+            Self::Zookeeper(ensemble) => {
+                let said = ensemble.servers()[0].say("srvr").unwrap_or_default();
+                let version = said.lines().find_map(|line| line.strip_prefix("Zookeeper version: "));
+                ("ZooKeeper", version.and_then(|version| version.split('-').next()).map(str::to_owned))
+            }
+            Self::Postgres(server) => ("PostgreSQL", server.sql("SHOW server_version").ok()),
+            Self::Mysql(server) => ("MariaDB", server.say("tenure", "SELECT VERSION()").ok()),
+        };
+        let version = version.as_deref().and_then(|version| version.split_whitespace().next()).unwrap_or("?");
+        match self.ports().len() {
+            1 => format!("{name} {version}"),
+            count => format!("{name} {version}, {count} servers"),
+        }
+    }
+
+    /// What can be done to them.
+    pub(crate) fn possible(&self) -> Vec<Kind> {
+        match self {
+            Self::Redis(_, clocks) => {
+                let clock = clocks.iter().map(|_| Kind::Clock);
+                [Kind::Freeze, Kind::Flush, Kind::Memory, Kind::Restart].into_iter().chain(clock).collect()
+            }
+            // Its sessions are processes of their own, which go on while the first one is stopped.
+            Self::Postgres(_) => vec![Kind::Restart],
+            Self::Etcd(_) | Self::Zookeeper(_) | Self::Mysql(_) => vec![Kind::Freeze, Kind::Restart],
+        }
+    }
+
+    /// Whether what they have acknowledged may be forgotten then.
+    pub(crate) fn forgets(&self, kind: Kind) -> bool {
+        // A clock that is set forward ends leases, which looks the same.
+        matches!(self, Self::Redis(..)) && matches!(kind, Kind::Restart | Kind::Clock)
+    }
+
+    /// Does something to one of them; a seed decides what is left open.
+    pub(crate) fn strike(&mut self, kind: Kind, victim: usize, dice: u32) -> Result<(), String> {
+        let victim = victim % self.ports().len();
+        match (self, kind) {
+            (Self::Redis(servers, _), Kind::Freeze) => servers[victim].process().freeze(),
+            (Self::Redis(servers, _), Kind::Flush) => say(&servers[victim], "SCRIPT FLUSH")?,
+            (Self::Redis(servers, _), Kind::Memory) => say(&servers[victim], "CONFIG SET maxmemory 1")?,
+            (Self::Redis(servers, _), Kind::Restart) => servers[victim].kill(),
+            (Self::Redis(_, Some(clocks)), Kind::Clock) => step(clocks, dice)?,
+            (Self::Etcd(cluster), Kind::Freeze) => cluster.process(victim).freeze(),
+            (Self::Etcd(cluster), Kind::Restart) => cluster.kill(victim),
+            (Self::Zookeeper(ensemble), Kind::Freeze) => ensemble.servers()[victim].process().freeze(),
+            (Self::Zookeeper(ensemble), Kind::Restart) => ensemble.servers()[victim].kill(),
+            (Self::Postgres(server), Kind::Restart) => server.kill(),
+            (Self::Mysql(server), Kind::Freeze) => server.process().freeze(),
+            (Self::Mysql(server), Kind::Restart) => server.kill(),
             _ => {}
         }
         Ok(())
     }
 
-    fn heal(&mut self, kind: Kind, _: usize) -> Result<(), String> {
-        match kind {
-            Kind::Freeze => self.server.process().thaw(),
-            Kind::Memory => drop(self.say("CONFIG SET maxmemory 0")?),
-            Kind::Restart => self.server.restart().map_err(|error| error.to_string())?,
+    /// Makes it good.
+    pub(crate) fn heal(&mut self, kind: Kind, victim: usize) -> Result<(), String> {
+        let victim = victim % self.ports().len();
+        let said = |error: ServerError| error.to_string();
+        match (self, kind) {
+            (Self::Redis(servers, _), Kind::Freeze) => servers[victim].process().thaw(),
+            (Self::Redis(servers, _), Kind::Memory) => say(&servers[victim], "CONFIG SET maxmemory 0")?,
+            (Self::Redis(servers, _), Kind::Restart) => servers[victim].restart().map_err(said)?,
+            (Self::Etcd(cluster), Kind::Freeze) => cluster.process(victim).thaw(),
+            (Self::Etcd(cluster), Kind::Restart) => cluster.revive(victim).map_err(said)?,
+            (Self::Zookeeper(ensemble), Kind::Freeze) => ensemble.servers()[victim].process().thaw(),
+            (Self::Zookeeper(ensemble), Kind::Restart) => {
+                ensemble.servers()[victim].restart().map_err(said)?
+            }
+            (Self::Postgres(server), Kind::Restart) => server.restart().map_err(said)?,
+            (Self::Mysql(server), Kind::Freeze) => server.process().thaw(),
+            (Self::Mysql(server), Kind::Restart) => server.restart().map_err(said)?,
             _ => {}
         }
         Ok(())
     }
+}
+
+fn redis(count: u32) -> Result<Own, ServerError> {
+    // Without a C compiler there are no clocks to set, and `clock` is not possible.
+    let clocks = match ClockShim::new() {
+        Err(ServerError::Missing { .. }) => None,
+        clocks => Some(clocks?),
+    };
+    let program = match &clocks {
+        Some(clocks) => clocks.around(RedisServer::program()),
+        None => RedisServer::program(),
+    };
+    let servers = (0..count).map(|_| RedisServer::start_program(program.clone(), &[]));
+    Ok(Own::Redis(servers.collect::<Result<_, _>>()?, clocks))
+}
+
+fn say(server: &RedisServer, command: &str) -> Result<(), String> {
+    let said = server.say(command).map_err(|error| format!("our Redis does not answer: {error}"))?;
+    if said.starts_with('-') { Err(format!("our Redis says {}", said.trim())) } else { Ok(()) }
+}
+
+/// Sets clocks by up to ten seconds, more often forward: back, nobody is granted for as long.
+fn step(clocks: &ClockShim, dice: u32) -> Result<(), String> {
+    let by = Duration::from_millis(u64::from(dice % 10_000));
+    let step = if dice.is_multiple_of(4) { Step::Back(by / 10) } else { Step::Forward(by) };
+    clocks.step(step).map_err(|error| error.to_string())
 }

@@ -20,7 +20,7 @@ use crate::VerifyError;
 use crate::crew::{Crew, Start};
 use crate::history::{Event, Header, History, KeyKind, KeyPlan, Micros, Promises, VERSION};
 use crate::nemesis::{Kind, Nemesis, Schedule};
-use crate::own;
+use crate::own::Own;
 use crate::referee::{Live, Referee, now};
 use crate::site::Site;
 use crate::summary::Outcome;
@@ -109,7 +109,7 @@ pub fn run(
     if nemesis.contains(&Kind::Cut) {
         site.interpose(options.workers as usize)?;
     }
-    let header = header(options, &nemesis, &site, watcher.facts());
+    let header = header(options, &nemesis, &mut site, watcher.facts());
     let scratch = Scratch::new(options.report.as_deref())?;
     let journal = scratch.journal();
     let file = File::create(&journal).map_err(|error| scratch.trouble(&error))?;
@@ -143,16 +143,18 @@ fn open(options: &Options, ttl: Micros) -> Result<Site, VerifyError> {
         (Some("memory:"), None) => Ok(Site::inside(ttl)),
         (Some(url), Some(count)) => {
             let scheme = url.trim_end_matches('/').trim_end_matches(':');
-            let own = own::start(scheme, count)?;
-            Ok(Site::at(&own.url(), ttl, Some(own)))
+            Ok(Site::own(Own::start(scheme, count)?, ttl))
         }
-        (Some(url), None) => Ok(Site::at(url, ttl, None)),
+        (Some(url), None) => Ok(Site::at(url, ttl)),
     }
 }
 
 /// Connects, and asks something.
 async fn reach(site: &Site) -> Result<Tenure, VerifyError> {
     let asked = async {
+        if let Some(url) = site.needs_tables() {
+            tenure::migrate(url).await?;
+        }
         let tenure = site.connect().await?;
         tenure.keys("tenure-verify/", None, 1).await?;
         Ok(tenure)
@@ -188,7 +190,7 @@ fn choose(options: &Options, site: &Site) -> Result<Vec<Kind>, VerifyError> {
     Ok(kinds)
 }
 
-fn header(options: &Options, nemesis: &[Kind], site: &Site, facts: &Facts) -> Header {
+fn header(options: &Options, nemesis: &[Kind], site: &mut Site, facts: &Facts) -> Header {
     // Two runs must not meet on a key, even with the same seed.
     let run: u32 = rand::rng().random();
     let kinds = [("mutex", KeyKind::Mutex), ("file", KeyKind::File), ("seats", KeyKind::Seats(2))];
@@ -207,7 +209,8 @@ fn header(options: &Options, nemesis: &[Kind], site: &Site, facts: &Facts) -> He
         ttl: micros(options.ttl),
         promises: Promises {
             arrival: facts.order == Order::Arrival,
-            lease: facts.liveness == Liveness::Lease,
+            // A session runs out as a lease does.
+            lease: facts.liveness != Liveness::Process,
             claim_window: micros(facts.claim_window),
             refresh_every: micros(facts.refresh_every),
         },

@@ -1,6 +1,6 @@
 //! Where a run takes place: the engine, the ways to it, and its servers if they are ours.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -33,9 +33,9 @@ enum Place {
 #[derive(Debug)]
 struct Outside {
     url: String,
-    /// One for each worker, so that one can be cut off while others are not.
-    proxies: Vec<Proxy>,
-    own: Option<Box<dyn Own>>,
+    /// For each worker one before each server, so that one can be cut off while others are not.
+    proxies: Vec<Vec<Proxy>>,
+    own: Option<Own>,
     /// Of a local engine of our own.
     _directory: Option<TempDir>,
 }
@@ -71,25 +71,47 @@ impl Site {
     }
 
     /// An engine at a URL.
-    pub(crate) fn at(url: &str, ttl: Micros, own: Option<Box<dyn Own>>) -> Self {
-        let outside = Outside { url: url.to_owned(), proxies: vec![], own, _directory: None };
+    pub(crate) fn at(url: &str, ttl: Micros) -> Self {
+        let outside = Outside { url: url.to_owned(), proxies: vec![], own: None, _directory: None };
         Self { place: Place::Outside(Box::new(outside)), ttl }
+    }
+
+    /// Servers of our own.
+    pub(crate) fn own(mut own: Own, ttl: Micros) -> Self {
+        let url = {
+            let ports = own.ports();
+            own.url(&ports)
+        };
+        let outside = Outside { url, proxies: vec![], own: Some(own), _directory: None };
+        Self { place: Place::Outside(Box::new(outside)), ttl }
+    }
+
+    /// The URL of a database that needs tables before it is used.
+    pub(crate) fn needs_tables(&self) -> Option<&str> {
+        let Place::Outside(outside) = &self.place else { return None };
+        outside.own.as_ref().filter(|own| own.needs_tables()).map(|_| outside.url.as_str())
     }
 
     /// Puts a proxy before the server, for each worker.
     pub(crate) fn interpose(&mut self, workers: usize) -> Result<(), VerifyError> {
         let Place::Outside(outside) = &mut self.place else { return Ok(()) };
-        let Some((_, server, _)) = split(&outside.url) else {
-            let message = "cut works by a proxy, for the URL of one server without encryption: \
-                           leave it out of --nemesis";
-            return Err(VerifyError::Usage(message.to_owned()));
+        let servers = match (&mut outside.own, split(&outside.url)) {
+            (Some(own), _) => {
+                own.ports().into_iter().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))).collect()
+            }
+            (None, Some((_, server, _))) => vec![resolve(server).ok_or_else(|| {
+                VerifyError::Unreachable(format!("the address of the server, {server}, cannot be found"))
+            })?],
+            (None, None) => {
+                let message = "cut works by a proxy, for the URL of one server without encryption: \
+                               leave it out of --nemesis";
+                return Err(VerifyError::Usage(message.to_owned()));
+            }
         };
-        let address = resolve(server).ok_or_else(|| {
-            VerifyError::Unreachable(format!("the address of the server, {server}, cannot be found"))
-        })?;
         for _ in 0..workers {
-            let proxy = Proxy::before_address(address, Proxy::bytes);
-            outside.proxies.push(proxy.map_err(|error| VerifyError::trouble(error.to_string()))?);
+            let proxies = servers.iter().map(|server| Proxy::before_address(*server, Proxy::bytes));
+            let proxies = proxies.collect::<Result<_, _>>();
+            outside.proxies.push(proxies.map_err(|error| VerifyError::trouble(error.to_string()))?);
         }
         Ok(())
     }
@@ -106,10 +128,15 @@ impl Site {
     pub(crate) fn url_of(&self, worker: usize) -> String {
         match &self.place {
             Place::Inside { .. } => "memory:".to_owned(),
-            Place::Outside(outside) => match (outside.proxies.get(worker), split(&outside.url)) {
-                (Some(proxy), Some((head, _, tail))) => format!("{head}127.0.0.1:{}{tail}", proxy.port()),
-                _ => outside.url.clone(),
-            },
+            Place::Outside(outside) => {
+                let Some(proxies) = outside.proxies.get(worker) else { return outside.url.clone() };
+                let ports: Vec<_> = proxies.iter().map(Proxy::port).collect();
+                match (&outside.own, split(&outside.url)) {
+                    (Some(own), _) => own.url(&ports),
+                    (None, Some((head, _, tail))) => format!("{head}127.0.0.1:{}{tail}", ports[0]),
+                    (None, None) => outside.url.clone(),
+                }
+            }
         }
     }
 
@@ -127,9 +154,9 @@ impl Site {
     }
 
     /// What our server says of itself.
-    pub(crate) fn server(&self) -> Option<String> {
-        match &self.place {
-            Place::Outside(outside) => outside.own.as_ref().map(|own| own.server()),
+    pub(crate) fn server(&mut self) -> Option<String> {
+        match &mut self.place {
+            Place::Outside(outside) => outside.own.as_mut().map(Own::name),
             Place::Inside { .. } => None,
         }
     }
@@ -140,7 +167,7 @@ impl Site {
             Place::Inside { .. } => vec![Kind::Kill, Kind::Pause, Kind::Cut, Kind::Failover],
             Place::Outside(outside) => {
                 let mut kinds = vec![Kind::Kill, Kind::Pause];
-                if split(&outside.url).is_some() {
+                if outside.own.is_some() || split(&outside.url).is_some() {
                     kinds.push(Kind::Cut);
                 }
                 kinds.extend(outside.own.iter().flat_map(|own| own.possible()));
@@ -176,7 +203,7 @@ impl Site {
             }
             (Place::Inside { engine, lagging }, Kind::Failover) => *lagging = Some(engine.snapshot()),
             (Place::Outside(outside), Kind::Cut) => {
-                if let Some(proxy) = outside.proxies.get(strike.victim) {
+                for proxy in outside.proxies.get(strike.victim).into_iter().flatten() {
                     make_bad(proxy, Way::of(strike), late);
                 }
             }
@@ -200,7 +227,7 @@ impl Site {
                 }
             }
             (Place::Outside(outside), Kind::Cut) => {
-                if let Some(proxy) = outside.proxies.get(strike.victim) {
+                for proxy in outside.proxies.get(strike.victim).into_iter().flatten() {
                     make_good(proxy, Way::of(strike));
                 }
             }
@@ -282,7 +309,8 @@ fn make_good(proxy: &Proxy, way: Way) {
 /// exactly one that a proxy can stand before.
 fn split(url: &str) -> Option<(&str, &str, &str)> {
     let scheme = url.find("://")?;
-    if ["rediss", "local", "memory"].contains(&&url[..scheme]) || url[..scheme].contains(['+', '-']) {
+    if ["rediss", "etcds", "local", "memory"].contains(&&url[..scheme]) || url[..scheme].contains(['+', '-'])
+    {
         return None;
     }
     let begin = scheme + 3;
