@@ -15,7 +15,7 @@ use crate::nemesis::Kind;
 /// Servers of our own.
 #[derive(Debug)]
 pub(crate) enum Own {
-    /// One Redis primary, or the independent ones of Redlock; nothing is kept on disk.
+    /// One Redis primary that keeps nothing on disk, or the independent ones of Redlock, which keep everything there.
     Redis(Vec<RedisServer>, Option<ClockShim>),
     /// An etcd cluster.
     Etcd(EtcdCluster),
@@ -122,8 +122,12 @@ impl Own {
 
     /// Whether what they have acknowledged may be forgotten then.
     pub(crate) fn forgets(&self, kind: Kind) -> bool {
-        // A clock that is set forward ends leases, which looks the same.
-        matches!(self, Self::Redis(..)) && matches!(kind, Kind::Restart | Kind::Clock)
+        match (self, kind) {
+            (Self::Redis(servers, _), Kind::Restart) => servers.len() == 1,
+            // A clock that is set forward ends leases, which looks the same.
+            (Self::Redis(..), Kind::Clock) => true,
+            _ => false,
+        }
     }
 
     /// Does something to one of them; a seed decides what is left open.
@@ -180,7 +184,9 @@ fn redis(count: u32) -> Result<Own, ServerError> {
         Some(clocks) => clocks.around(RedisServer::program()),
         None => RedisServer::program(),
     };
-    let servers = (0..count).map(|_| RedisServer::start_program(program.clone(), &[]));
+    // Redlock does not count servers that have just started, unless they have everything on their disk.
+    let durable: &[&str] = if count == 1 { &[] } else { &["--appendonly", "yes", "--appendfsync", "always"] };
+    let servers = (0..count).map(|_| RedisServer::start_program(program.clone(), durable));
     Ok(Own::Redis(servers.collect::<Result<_, _>>()?, clocks))
 }
 

@@ -18,7 +18,8 @@ anew. How it works and what each rule means is in [verify.md](verify.md).
 
 A *violation* is a rule that was broken. An *exposure* is no violation: somebody acted after the end of its own hold,
 because it was stopped between the check and the act, which no lock can prevent; the fence refused it if it was late.
-*Lost without fence* is how many updates a resource that checks no tokens lost in the same run.
+*Lost without fence* is how many updates a resource that checks no tokens lost in the same run. All times are those of
+runs under faults: a hand-off may have met one. Minutes say how much a run proves.
 ";
 
 /// Writes `reliability.md` in a folder from the records in its folder `reliability`.

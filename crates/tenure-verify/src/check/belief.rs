@@ -14,6 +14,8 @@ use crate::history::{Event, History, Micros, Op, Record};
 /// How many of a holder's words are remembered: a look takes some time, in which it may say more.
 const WORDS: usize = 8;
 
+const SECOND: Micros = 1_000_000;
+
 /// What a holder said of its deadline, with when it said so.
 #[derive(Default)]
 struct Words(Vec<(Micros, Micros)>);
@@ -78,7 +80,9 @@ pub(super) fn check(history: &History, timeline: &Timeline) -> Check {
             let (Some(until), Some(left)) = (said, left) else { continue };
             check.judged += 1;
             // The engine's deadline only moves forward, so what was believed when the look began is below it.
-            let ends = at.saturating_add(*left);
+            // One that counts in whole seconds, as etcd does, may keep it for nearly one more.
+            let grain = if left.is_multiple_of(SECOND) { SECOND } else { 0 };
+            let ends = at.saturating_add(*left).saturating_add(grain);
             if until <= ends {
                 continue;
             }
