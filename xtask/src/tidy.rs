@@ -27,7 +27,8 @@ const BANNED: &[(&str, &str)] = &[
 ];
 
 /// Names that others have given.
-const FOREIGN: &[&str] = &["pg_backend_pid", "pg_terminate_backend", "pg_cancel_backend", "backend_type"];
+const FOREIGN: &[&str] =
+    &["pg_backend_pid", "pg_terminate_backend", "pg_cancel_backend", "backend_start", "backend_type"];
 
 /// Where people and machines keep their copies of a repository; none of them is anybody else's business.
 const HOMES: &[&str] = &["root", "home", "Users", "work", "workspace", "builds"];

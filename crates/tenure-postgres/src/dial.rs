@@ -6,6 +6,7 @@
 use std::future::poll_fn;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -29,6 +30,8 @@ const OLDEST: i32 = 120_000;
 const GREETING: &str = "SELECT current_setting('server_version_num')::int4, current_setting('server_encoding'), \
     current_setting('fsync') = 'on', pg_is_in_recovery(), current_setting('synchronous_standby_names') <> '', \
     (SELECT count(*) FROM pg_stat_replication), pg_backend_pid(), coalesce($1, current_schema()::text), \
+    (SELECT (extract(epoch FROM clock_timestamp() - a.backend_start) * 1000000)::int8 FROM pg_stat_activity a \
+     WHERE a.pid = pg_backend_pid()), \
     (SELECT n.nspname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
      WHERE c.oid = to_regclass(coalesce(quote_ident($1) || '.', '') || 'tenure_schema'))";
 
@@ -42,6 +45,8 @@ pub(crate) struct Server {
     pub(crate) waits_for_standbys: bool,
     /// Which process of the server serves us.
     pub(crate) process: i32,
+    /// For how long it has been there, as far as it says.
+    pub(crate) age: Option<Duration>,
     /// Where new tables would go.
     pub(crate) schema: String,
     /// Where our tables are, if they are.
@@ -172,7 +177,11 @@ fn read(row: &Row) -> Result<(i32, String, bool, Server), tokio_postgres::Error>
         standbys: row.try_get(5)?,
         process: row.try_get(6)?,
         schema: row.try_get::<_, Option<String>>(7)?.unwrap_or_else(|| "public".to_owned()),
-        found: row.try_get(8)?,
+        age: row
+            .try_get::<_, Option<i64>>(8)?
+            .and_then(|age| u64::try_from(age).ok())
+            .map(Duration::from_micros),
+        found: row.try_get(9)?,
     };
     Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(3)?, server))
 }

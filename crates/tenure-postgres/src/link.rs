@@ -22,6 +22,7 @@ use tenure_core::ClaimId;
 use tenure_core::engine::inbox::{self, Life};
 use tenure_core::engine::links::{self, Dial};
 use tenure_core::engine::{EngineError, Trouble};
+use tenure_core::lease::{Clock, Moment, SystemClock};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::task::AbortHandle;
@@ -118,11 +119,17 @@ impl Dialer {
         Ok(theirs == process || ours != process)
     }
 
-    async fn greeted(&self, dialed: &Dialed) -> Result<(Server, String, String), Trouble> {
+    async fn greeted(&self, dialed: &Dialed, since: Moment) -> Result<(Server, String, String), Trouble> {
         let client = &dialed.client;
         let server = dial::greet(client, &self.options).await?;
+        if server.age.is_some_and(|age| age > SystemClock.now().since(since)) {
+            // It served somebody before we came.
+            self.moved.store(true, Ordering::Relaxed);
+        }
         let schema = dial::check_tables(client, &server, &self.options).await?;
-        self.pooled.get_or_try_init(|| self.probe(client, server.process)).await?;
+        if !self.is_pooled() {
+            self.pooled.get_or_try_init(|| self.probe(client, server.process)).await?;
+        }
         if self.is_pooled() {
             return Ok((server, schema, String::new()));
         }
@@ -148,9 +155,10 @@ impl Dial for Dialer {
     async fn dial(&self) -> Result<Link, Trouble> {
         let life = Life::new(Arc::clone(&self.inbox));
         let driven = Driven(Arc::clone(&life));
+        let since = SystemClock.now();
         let dialing = async {
             let dialed = dial::connect(&self.options, move |message| driven.0.take(message)).await?;
-            match self.greeted(&dialed).await {
+            match self.greeted(&dialed, since).await {
                 Ok(greeted) => Ok((dialed, greeted)),
                 Err(trouble) => {
                     dialed.driver.abort();

@@ -42,7 +42,7 @@ pub fn short_claim(name: &str, ttl_millis: u64) -> Claim {
 /// Patient, because the machines of tests are busy.
 pub fn options(url: &str) -> PostgresOptions {
     let options = PostgresOptions::from_url(url).unwrap();
-    options.with_response_timeout(Duration::from_secs(4)).with_connect_timeout(Duration::from_secs(10))
+    options.with_response_timeout(Duration::from_secs(10)).with_connect_timeout(Duration::from_secs(20))
 }
 
 /// A server with our tables.
