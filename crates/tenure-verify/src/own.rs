@@ -69,7 +69,8 @@ impl Own {
             Self::Redis(servers, _) if servers.len() == 1 => list("redis://"),
             Self::Redis(..) => format!("redlock:{}", list("redis://")),
             Self::Etcd(_) => format!("etcd://{}", list("")),
-            Self::Zookeeper(_) => format!("zookeeper://{}", list("")),
+            // As short a session as servers agree to by default, so that a TTL of seconds is served within it.
+            Self::Zookeeper(_) => format!("zookeeper://{}?session-ms=4000", list("")),
             Self::Postgres(_) => format!("postgres://postgres@{}/postgres", list("")),
             Self::Mysql(_) => format!("mysql://root@{}/tenure", list("")),
         }
