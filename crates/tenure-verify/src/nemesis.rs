@@ -204,9 +204,13 @@ impl Nemesis {
             self.heal(open, crew, site, referee)?;
         }
         if let Some(strike) = self.next.filter(|_| self.due <= at) {
-            self.strike(strike, crew, site, referee)?;
-            self.next = self.schedule.next();
-            self.due += self.next.map_or(0, |next| next.after);
+            if self.strike(strike, crew, site, referee)? {
+                self.next = self.schedule.next();
+                self.due += self.next.map_or(0, |next| next.after);
+            } else {
+                // Something else is under way there. Left out, a kind might never come in a short run.
+                self.due = at + self.schedule.ttl / 10;
+            }
         }
         let next =
             self.next.map(|_| self.due).into_iter().chain(self.open.iter().map(|open| open.ends)).min();
@@ -234,13 +238,14 @@ impl Nemesis {
         self.open.iter().any(|open| open.strike.kind == Kind::Kill && open.strike.victim == at)
     }
 
+    /// Begins a fault; false when another one is in its way.
     fn strike(
         &mut self,
         strike: Strike,
         crew: &mut Crew,
         site: &mut Site,
         referee: &Referee,
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         let strike = match strike.kind {
             Kind::Pause if strike.dice.is_multiple_of(4) => strike,
             Kind::Pause => {
@@ -258,10 +263,10 @@ impl Nemesis {
             if on_worker { other == Kind::Kill && open.strike.victim == victim } else { is_on_server(other) }
         };
         if self.open.iter().any(|open| is_same(open) || down(open)) {
-            return Ok(());
+            return Ok(false);
         }
         if kind == Kind::Kill && self.open.iter().any(|open| on_one(open, victim)) {
-            return Ok(());
+            return Ok(false);
         }
         let life = on_worker.then(|| crew.members[victim].life);
         let number = self.count;
@@ -275,7 +280,7 @@ impl Nemesis {
             _ => site.strike(&strike, crew)?,
         }
         self.open.push(Open { number, strike, ends: now() + strike.lasts, fades: false });
-        Ok(())
+        Ok(true)
     }
 
     fn heal(
