@@ -13,6 +13,7 @@ use crate::Shared;
 use crate::inbox::Ear;
 use crate::link::Link;
 use crate::names;
+use crate::options::AcksOn;
 use crate::route::{Failed, Manner, Step};
 use crate::scripts::Script;
 
@@ -128,11 +129,27 @@ impl RedisContender {
     async fn acknowledge(&self, link: &Arc<Link>) -> Result<(), EngineError> {
         let (wanted, timeout) = (self.shared.acks, self.shared.acks_timeout);
         let millis = timeout.as_millis().max(1).to_string();
-        let wait = [&b"WAIT"[..], &wanted.to_string().into_bytes(), millis.as_bytes()];
+        let wanted_text = wanted.to_string();
+        let (wait, waitaof) = (
+            [&b"WAIT"[..], wanted_text.as_bytes(), millis.as_bytes()],
+            [&b"WAITAOF"[..], b"0", wanted_text.as_bytes(), millis.as_bytes()],
+        );
+        let wait = match self.shared.acks_on {
+            AcksOn::Memory => &wait[..],
+            AcksOn::Disk => &waitaof[..],
+        };
         // Where the answer does not come, the grant stands: the keeper withdraws it.
         let unknown = Trouble::with_unknown_effect;
-        let answer = link.command(Manner::Plain, &wait).await.map_err(|failed| unknown(failed.into()))?;
-        let Value::Int(acks) = answer else { return Err(link.confused(&answer).into()) };
+        let answer = link.command(Manner::Plain, wait).await.map_err(|failed| unknown(failed.into()))?;
+        let acks = match &answer {
+            Value::Int(acks) => *acks,
+            // Disks here, which were not asked for, and there.
+            Value::Array(disks) => match disks[..] {
+                [Value::Int(_), Value::Int(acks)] => acks,
+                _ => return Err(link.confused(&answer).into()),
+            },
+            _ => return Err(link.confused(&answer).into()),
+        };
         if acks >= i64::from(wanted) {
             return Ok(());
         }

@@ -56,7 +56,7 @@ use tenure_core::{Claim, ClaimId, FencingToken, Identity, Key};
 
 pub use contender::RedisContender;
 pub use fence::{RedisFence, RedisFenceError};
-pub use options::{Eviction, RedisOptions};
+pub use options::{AcksOn, Eviction, RedisOptions};
 pub use redlock::{Redlock, RedlockContender, RedlockOptions, RedlockUrlError, Young};
 pub use url::RedisUrlError;
 
@@ -68,6 +68,9 @@ use record::Tag;
 use reply::Reply;
 use route::{Manner, Redirect, Route, Step};
 use scripts::Script;
+
+/// The oldest server that knows `WAITAOF`.
+const WAITS_FOR_DISKS: (u32, u32) = (7, 2);
 
 /// How many lines are looked at in one go when keys are listed.
 const LIST_CHUNK: usize = 128;
@@ -92,6 +95,7 @@ pub(crate) struct Shared {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) acks: u32,
     pub(crate) acks_timeout: Duration,
+    pub(crate) acks_on: AcksOn,
     facts: Facts,
 }
 
@@ -120,17 +124,24 @@ impl Redis {
             );
             return Err(Trouble::unsupported(message).into());
         }
+        if options.acks > 0 && options.acks_on == AcksOn::Disk && link.server.version < WAITS_FOR_DISKS {
+            let message = format!(
+                "{} is too old to wait for the disks of replicas: 7.2 or newer is needed, or acks-on=memory",
+                options.address()
+            );
+            return Err(Trouble::unsupported(message).into());
+        }
         let facts = facts(&link, &options.address);
-        let (acks, acks_timeout) = (options.acks, options.acks_timeout);
-        Ok(Self { shared: Arc::new(Shared { route, inbox, acks, acks_timeout, facts }) })
+        let (acks, acks_timeout, acks_on) = (options.acks, options.acks_timeout, options.acks_on);
+        Ok(Self { shared: Arc::new(Shared { route, inbox, acks, acks_timeout, acks_on, facts }) })
     }
 
     /// A node of a quorum, which need not be there yet.
     pub(crate) fn unopened(options: &RedisOptions) -> Self {
         let inbox = Arc::new(Inbox::default());
         let (route, facts) = (Route::new(options, &inbox), Facts::of_leases("redis"));
-        let (acks, acks_timeout) = (options.acks, options.acks_timeout);
-        Self { shared: Arc::new(Shared { route, inbox, acks, acks_timeout, facts }) }
+        let (acks, acks_timeout, acks_on) = (options.acks, options.acks_timeout, options.acks_on);
+        Self { shared: Arc::new(Shared { route, inbox, acks, acks_timeout, acks_on, facts }) }
     }
 
     /// The connection to its server.

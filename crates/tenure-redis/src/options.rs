@@ -26,6 +26,7 @@ pub struct RedisOptions {
     pub(crate) eviction: Eviction,
     pub(crate) acks: u32,
     pub(crate) acks_timeout: Duration,
+    pub(crate) acks_on: AcksOn,
     pub(crate) response_timeout: Duration,
     pub(crate) connect_timeout: Duration,
     /// Whether it is a node of a quorum, which depends on nobody else.
@@ -86,6 +87,17 @@ pub enum Eviction {
     Allow,
 }
 
+/// Where a replica must have a grant before it acknowledges it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum AcksOn {
+    /// In its memory.
+    #[default]
+    Memory,
+    /// On its disk: it must keep an append-only file, and the server must be 7.2 or newer.
+    Disk,
+}
+
 impl RedisOptions {
     /// The options of a server at a host name or address and a port.
     #[must_use]
@@ -126,6 +138,7 @@ impl RedisOptions {
             eviction: Eviction::default(),
             acks: 0,
             acks_timeout: Duration::from_millis(500),
+            acks_on: AcksOn::default(),
             response_timeout: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(2),
             independent: false,
@@ -181,6 +194,12 @@ impl RedisOptions {
         Self { acks, acks_timeout: timeout, ..self }
     }
 
+    /// The same options with another answer to where replicas must have a grant.
+    #[must_use]
+    pub fn with_acks_on(self, acks_on: AcksOn) -> Self {
+        Self { acks_on, ..self }
+    }
+
     /// The same options with another time after which a connection that does not answer is given up: 1 s unless told
     /// otherwise.
     ///
@@ -217,8 +236,8 @@ impl RedisOptions {
     ///   `sentinel-password=` those of the sentinels;
     /// - `redis+cluster://[[user]:password@]host[:port],host[:port],…`: a cluster, by some of its nodes;
     ///
-    /// with `rediss` instead of `redis` for TLS. Then `?acks=N`, `acks-timeout-ms=N`, `timeout-ms=N`,
-    /// `connect-timeout-ms=N`, `allow=eviction`, `database=N` and `ca=/path.pem`. Bytes outside the usual are written
+    /// with `rediss` instead of `redis` for TLS. Then `?acks=N`, `acks-on=disk`, `acks-timeout-ms=N`,
+    /// `timeout-ms=N`, `connect-timeout-ms=N`, `allow=eviction`, `database=N` and `ca=/path.pem`. Bytes outside the usual are written
     /// `%2f`.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tenure_core::engine::url::percent_decoded;
 
-use crate::options::{Address, Eviction, Node, RedisOptions};
+use crate::options::{AcksOn, Address, Eviction, Node, RedisOptions};
 
 pub(crate) fn read(url: &str) -> Result<RedisOptions, RedisUrlError> {
     let scheme = url.split(':').next().unwrap_or_default();
@@ -120,6 +120,8 @@ fn option(options: RedisOptions, pair: &str) -> Result<RedisOptions, RedisUrlErr
     };
     Ok(match name {
         "acks" => RedisOptions { acks: number()?, ..options },
+        "acks-on" if value == "memory" => options.with_acks_on(AcksOn::Memory),
+        "acks-on" if value == "disk" => options.with_acks_on(AcksOn::Disk),
         "acks-timeout-ms" => RedisOptions { acks_timeout: millis()?, ..options },
         "timeout-ms" => options.with_response_timeout(millis()?),
         "connect-timeout-ms" => options.with_connect_timeout(millis()?),
@@ -129,7 +131,7 @@ fn option(options: RedisOptions, pair: &str) -> Result<RedisOptions, RedisUrlErr
         "ca" if options.tls.is_some() && !value.is_empty() => {
             options.with_ca(decoded(value).ok_or_else(bad)?)
         }
-        "allow" | "ca" => return Err(bad()),
+        "acks-on" | "allow" | "ca" => return Err(bad()),
         _ => return Err(RedisUrlError::Option(name.to_owned())),
     })
 }
@@ -186,7 +188,7 @@ pub enum RedisUrlError {
     Fragment,
     /// An option is unknown.
     #[error(
-        "a Redis URL has no option {0:?}: it has acks, acks-timeout-ms, timeout-ms, connect-timeout-ms, \
+        "a Redis URL has no option {0:?}: it has acks, acks-on, acks-timeout-ms, timeout-ms, connect-timeout-ms, \
          database, allow and ca, and with sentinels sentinel-user and sentinel-password"
     )]
     Option(String),
@@ -217,9 +219,10 @@ mod tests {
             .with_response_timeout(Duration::from_millis(250));
         assert_eq!(options, expected);
         let options =
-            RedisOptions::from_url("redis://:pw@h?acks=2&acks-timeout-ms=100&allow=eviction").unwrap();
+            RedisOptions::from_url("redis://:pw@h?acks=2&acks-on=disk&acks-timeout-ms=100&allow=eviction")
+                .unwrap();
         let expected = RedisOptions::tcp("h", 6379).with_login(None, "pw").with_eviction(Eviction::Allow);
-        assert_eq!(options, expected.with_acks(2, Duration::from_millis(100)));
+        assert_eq!(options, expected.with_acks(2, Duration::from_millis(100)).with_acks_on(AcksOn::Disk));
         let options = RedisOptions::from_url("redis+unix:///run/redis.sock?database=1").unwrap();
         assert_eq!(options, RedisOptions::unix("/run/redis.sock").with_database(1));
     }
@@ -239,7 +242,9 @@ mod tests {
         assert_eq!(refused("redis+unix://relative"), RedisUrlError::Socket("relative".into()));
         assert_eq!(refused("redis://h?speed=high"), RedisUrlError::Option("speed".into()));
         assert_eq!(refused("redis://h#x"), RedisUrlError::Fragment);
-        for (option, value) in [("acks", "many"), ("timeout-ms", "0"), ("allow", "all"), ("ca", "/x")] {
+        for (option, value) in
+            [("acks", "many"), ("acks-on", "paper"), ("timeout-ms", "0"), ("allow", "all"), ("ca", "/x")]
+        {
             let error = RedisUrlError::Value { option: option.into(), value: value.into() };
             assert_eq!(refused(&format!("redis://h?{option}={value}")), error);
         }

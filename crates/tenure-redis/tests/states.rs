@@ -244,6 +244,34 @@ async fn c048_a_grant_that_too_few_replicas_acknowledge_is_undone() {
 }
 
 #[tokio::test]
+async fn c048_a_grant_counts_only_when_it_is_on_the_disk_of_a_replica_where_the_server_can_tell() {
+    let old = RedisServer::start(&[]).unwrap();
+    let replica = RedisServer::start(&["--replicaof", &format!("127.0.0.1 {}", old.port())]).unwrap();
+    until("the primary knows it", || old.say("INFO replication").unwrap().contains("connected_slaves:1"));
+    let error = refused(&format!("{}?acks=1&acks-on=disk", old.url())).await;
+    assert_eq!(axes(&error), (EngineErrorKind::Unsupported, Effect::None, Retry::Useless), "{error}");
+    assert!(error.to_string().contains("7.2"), "{error}");
+    drop(replica);
+
+    let Some(valkey) = RedisServer::valkey("acknowledgements from disks") else { return };
+    let start = |options: &[&str]| RedisServer::start_program(valkey.clone(), options).unwrap();
+    let primary = start(&["--repl-diskless-sync-delay", "0"]);
+    let of = format!("127.0.0.1 {}", primary.port());
+    let replica = start(&["--replicaof", &of, "--appendonly", "yes", "--appendfsync", "always"]);
+    until("the primary knows it", || primary.say("INFO replication").unwrap().contains("state=online"));
+    let url = format!("{}?acks=1&acks-on=disk&acks-timeout-ms=500", primary.url());
+    let redis = Redis::open(&options(&url)).await.unwrap();
+    let mut contender = redis.contend(claim("k"));
+    acknowledged(&mut contender).await;
+    contender.withdraw(Stray::Impossible).await.unwrap();
+    // With the grant in its memory alone, the replica says nothing.
+    replica.say("CONFIG SET appendonly no").unwrap();
+    let error = contender.attempt().await.unwrap_err();
+    assert_eq!(axes(&error), (EngineErrorKind::Unreachable, NONE.0, NONE.1), "{error}");
+    assert_eq!(places(&redis, "k").await, 0, "it is undone");
+}
+
+#[tokio::test]
 async fn who_may_not_log_in_or_lacks_a_right_is_told_which() {
     let server = RedisServer::start(&["--requirepass", "secret"]).unwrap();
     let say = |words: &[&str]| {
