@@ -236,8 +236,8 @@ impl RedisOptions {
     ///   `sentinel-password=` those of the sentinels;
     /// - `redis+cluster://[[user]:password@]host[:port],host[:port],…`: a cluster, by some of its nodes;
     ///
-    /// with `rediss` instead of `redis` for TLS. Then `?acks=N`, `acks-on=disk`, `acks-timeout-ms=N`,
-    /// `timeout-ms=N`, `connect-timeout-ms=N`, `allow=eviction`, `database=N` and `ca=/path.pem`. Bytes outside the usual are written
+    /// with `rediss` instead of `redis` for TLS. Then `?acks=N`, `acks-on=disk`, `acks-timeout-ms=N`, `timeout-ms=N`,
+    /// `connect-timeout-ms=N`, `allow=eviction`, `database=N` and `ca=/path.pem`. Bytes outside the usual are written
     /// `%2f`.
     ///
     /// # Errors
