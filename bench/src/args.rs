@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::engines;
 use crate::harness::Plan;
-use crate::workloads::{ALL, Workload};
+use crate::workloads::{ALL, Run, Workload};
 
 /// What to run.
 pub(crate) struct Args {
@@ -28,6 +28,8 @@ impl Args {
             match (arg.as_str(), ALL.iter().find(|workload| workload.name == arg)) {
                 ("--help" | "-h", _) => return Asked::Help(help()),
                 ("--quick", _) => asked.plan.quick = true,
+                ("--peers", _) => asked.plan.peers = true,
+                ("--record", _) => asked.plan.record = true,
                 ("--json", _) => match args.next() {
                     Some(file) => asked.json = Some(file.into()),
                     None => return Asked::Wrong(format!("--json needs the name of a file\n\n{}", help())),
@@ -48,14 +50,19 @@ impl Args {
             }
         }
         if asked.workloads.is_empty() {
-            asked.workloads.extend(&ALL);
+            let recorded = |workload: &&Workload| {
+                !asked.plan.record || matches!(workload.run, Run::OnEngines(_)) || workload.name == "counts"
+            };
+            asked.workloads.extend(ALL.iter().filter(recorded));
         }
         Asked::Run(asked)
     }
 }
 
 fn help() -> String {
-    let mut help = "cargo xtask bench [WORKLOAD…] [--engine NAME]… [--quick] [--json FILE]\n\n".to_owned();
+    let mut help =
+        "cargo xtask bench [WORKLOAD…] [--engine NAME]… [--peers] [--quick] [--json FILE] [--record]\n\n"
+            .to_owned();
     for workload in &ALL {
         help.push_str(&format!("  {:<12} {}\n", workload.name, workload.about));
     }
@@ -64,7 +71,10 @@ fn help() -> String {
         let entrants: Vec<_> = engine.entrants.iter().map(|entrant| entrant.name).collect();
         help.push_str(&format!("  {:<12} {}\n", engine.name, entrants.join(", ")));
     }
-    help + "\nAll workloads unless some are named; --quick takes about two minutes.\n"
+    help + "\nAll workloads unless some are named; --quick takes some two minutes for each engine.\n\
+         --peers also runs those in other languages, whose packages it fetches.\n\
+         --record runs what docs/performance.md shows, in some eight minutes, and writes that page, its plots and the \
+         table of\nthe README.\n"
 }
 
 #[cfg(test)]

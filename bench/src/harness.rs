@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
+use crate::referee::TwoHeld;
 use crate::report::{Report, Row, Target};
 use crate::stats::median;
 
@@ -15,6 +16,10 @@ use crate::stats::median;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) quick: bool,
+    /// Whether the run is written down: fewer rounds of what takes long, so that all engines have their turn.
+    pub(crate) record: bool,
+    /// Whether peers in other languages take part.
+    pub(crate) peers: bool,
     /// The engines that are asked for; all if none is named.
     pub(crate) engines: Vec<String>,
 }
@@ -89,32 +94,50 @@ pub(crate) struct Contest<'a> {
 }
 
 impl Contest<'_> {
-    /// Lets all take turns, and takes the medians.
+    /// Lets all take turns, and takes the medians. Who fails is out, and said to be; that two held at once ends it all.
     pub(crate) fn run(mut self) -> Result<Report> {
         let mut runs: Vec<Vec<Figures>> = self.contestants.iter().map(|_| Vec::new()).collect();
         let mut counts: Vec<Figures> = runs.iter().map(|_| Vec::new()).collect();
+        let mut failed: Vec<Option<String>> = runs.iter().map(|_| None).collect();
         for round in 0..=self.rounds {
             // The first, short round warms up files, caches and branch predictors; only what it alone counts is kept.
             let warm_up = round == 0;
-            let turn =
-                Turn { slice: if warm_up { (self.slice / 5).max(WARM_UP_MIN) } else { self.slice }, warm_up };
+            let slice = if warm_up { (self.slice / 5).max(WARM_UP_MIN) } else { self.slice };
             eprintln!("{}: round {round} of {}", self.workload, self.rounds);
             let count = self.contestants.len();
             for at in 0..count {
                 // Every other round backwards, so that nobody always follows the same one.
                 let who = if round % 2 == 0 { at } else { count - 1 - at };
                 let contestant = &mut self.contestants[who];
-                let figures = (contestant.run)(turn)
-                    .with_context(|| format!("{}: {}", self.workload, contestant.name))?;
-                if warm_up {
-                    counts[who] = figures;
-                } else {
-                    runs[who].push(figures);
+                if failed[who].is_some() {
+                    continue;
+                }
+                match (contestant.run)(Turn { slice, warm_up }) {
+                    Ok(figures) if warm_up => counts[who] = figures,
+                    Ok(figures) => runs[who].push(figures),
+                    Err(error) if error.is::<TwoHeld>() => {
+                        return Err(error.context(format!("{}: {}", self.workload, contestant.name)));
+                    }
+                    Err(error) => {
+                        eprintln!("{}: {} is out: {error:#}", self.workload, contestant.name);
+                        failed[who] = Some(format!("{error:#}"));
+                    }
                 }
             }
         }
-        let rows = (0..self.contestants.len()).map(|who| self.row(who, &runs, &counts[who])).collect();
-        Ok(Report { workload: self.workload, compared: self.compared, rows, targets: self.targets })
+        let stayed = (0..self.contestants.len()).filter(|who| failed[*who].is_none());
+        let rows = stayed.map(|who| self.row(who, &runs, &counts[who])).collect();
+        let names = self.contestants.iter().map(|contestant| contestant.name);
+        let out = names.zip(failed).filter_map(|(name, why)| Some((name, why?))).collect();
+        Ok(Report {
+            engine: "",
+            part: self.workload.clone(),
+            workload: self.workload,
+            compared: self.compared,
+            rows,
+            out,
+            targets: self.targets,
+        })
     }
 
     fn row(&self, who: usize, runs: &[Vec<Figures>], counts: &Figures) -> Row {

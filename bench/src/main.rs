@@ -15,6 +15,9 @@ mod engines;
 mod harness;
 mod locks;
 mod loops;
+mod page;
+mod peers;
+mod plot;
 mod referee;
 mod report;
 mod scratch;
@@ -23,9 +26,12 @@ mod workloads;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use args::{Args, Asked};
+use engines::Engine;
+use report::Report;
+use workloads::{Run, Stage};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -55,17 +61,49 @@ fn main() -> ExitCode {
 }
 
 fn bench(args: &Args) -> Result<()> {
-    let mut json = Vec::new();
-    for workload in &args.workloads {
-        for report in (workload.run)(&args.plan)? {
-            println!("{}", report.table());
-            json.push(report.json());
+    let begun = page::load();
+    let mut reports = Vec::new();
+    let wanted = |engine: &&&Engine| args.plan.wants_engine(engine.name);
+    let races = || {
+        args.workloads.iter().filter_map(|workload| match workload.run {
+            Run::OnEngines(run) => Some((workload.name, run)),
+            Run::Alone(_) => None,
+        })
+    };
+    let mut absent = Vec::new();
+    for engine in engines::ALL.iter().filter(wanted).filter(|_| races().next().is_some()) {
+        match Stage::open(&args.plan, engine) {
+            Ok(mut stage) => {
+                for (name, run) in races() {
+                    stage.run(name, run)?;
+                }
+                reports.append(&mut stage.reports);
+            }
+            Err(error) => {
+                eprintln!("{} is absent: {error:#}", engine.name);
+                absent.push((engine.name, format!("{error:#}")));
+            }
         }
     }
-    if let Some(file) = &args.json {
-        let text =
-            serde_json::to_vec_pretty(&serde_json::json!({ "quick": args.plan.quick, "workloads": json }))?;
-        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    for workload in &args.workloads {
+        if let Run::Alone(run) = workload.run {
+            for report in run(&args.plan)? {
+                println!("{}", report.table());
+                reports.push(report);
+            }
+        }
     }
-    Ok(())
+    let run = page::run(args.plan.quick, &begun, &reports, &absent);
+    if let Some(file) = &args.json {
+        std::fs::write(file, serde_json::to_vec_pretty(&run)?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    if args.plan.record {
+        page::write(&run)?;
+    }
+    let ours = |report: &&Report| report.out.iter().any(|(name, _)| name.starts_with(engines::TENURE));
+    match reports.iter().find(ours) {
+        Some(report) => bail!("{}: tenure itself has failed", report.workload),
+        None => Ok(()),
+    }
 }

@@ -4,6 +4,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Result, ensure};
 
+/// Two workers held at once, which no bench survives.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TwoHeld;
+
+impl std::fmt::Display for TwoHeld {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("two workers held at once")
+    }
+}
+
+impl std::error::Error for TwoHeld {}
+
 /// The referee of workers in one process.
 #[derive(Debug, Default)]
 pub(crate) struct Referee {
@@ -18,7 +30,7 @@ pub(crate) struct Referee {
 impl Referee {
     /// A worker has the lock.
     pub(crate) fn enter(&self) -> Result<()> {
-        ensure!(!self.held.swap(true, Ordering::AcqRel), "two workers held at once");
+        ensure!(!self.held.swap(true, Ordering::AcqRel), TwoHeld);
         Ok(())
     }
 
@@ -63,7 +75,10 @@ pub(crate) fn judge(holds: &mut [Held]) -> Result<()> {
     holds.sort_unstable_by_key(|held| held.had);
     for pair in holds.windows(2) {
         let [before, after] = pair else { continue };
-        ensure!(before.released <= after.had, "two workers held at once: {before:?} and {after:?}");
+        if before.released > after.had {
+            eprintln!("held at once: {before:?} and {after:?}");
+            return Err(TwoHeld.into());
+        }
     }
     Ok(())
 }

@@ -6,10 +6,15 @@ use serde_json::{Value, json};
 
 /// The figures of one workload.
 pub(crate) struct Report {
+    /// The engine, if it is one of several, and what part of its workload this is.
+    pub(crate) engine: &'static str,
+    pub(crate) part: String,
     pub(crate) workload: String,
     /// The figure of which the ratios are.
     pub(crate) compared: &'static str,
     pub(crate) rows: Vec<Row>,
+    /// Who failed, and why.
+    pub(crate) out: Vec<(&'static str, String)>,
     pub(crate) targets: Vec<Target>,
 }
 
@@ -154,6 +159,9 @@ impl Report {
             lines.push(line);
         }
         let mut out = aligned(&lines);
+        for (name, why) in &self.out {
+            let _ = writeln!(out, "out     {name}: {why}");
+        }
         for Verdict { target, measured, met } in self.verdicts() {
             let verdict = if met { "met   " } else { "missed" };
             let Target { contestant, of, .. } = target;
@@ -180,14 +188,15 @@ impl Report {
             })
         });
         json!({
-            "workload": self.workload, "compared": self.compared,
+            "workload": self.workload, "engine": self.engine, "part": self.part, "compared": self.compared,
             "rows": rows.collect::<Vec<_>>(), "targets": targets.collect::<Vec<_>>(),
+            "out": self.out.iter().map(|(name, why)| json!({ "name": name, "why": why })).collect::<Vec<_>>(),
         })
     }
 }
 
 /// A number with about three digits that count.
-fn short(number: f64) -> String {
+pub(crate) fn short(number: f64) -> String {
     match number.abs() {
         n if n >= 100.0 || n == 0.0 => format!("{number:.0}"),
         n if n >= 10.0 => format!("{number:.1}"),
@@ -228,7 +237,15 @@ mod tests {
         };
         let targets = vec![Target::at_least("ours", "ratio", 0.5), Target::at_most("ours", "rate", 10.0)];
         let rows = vec![row("anchor", 20.0, None), row("ours", 15.0, Some(0.75))];
-        let report = Report { workload: "w".to_owned(), compared: "rate", rows, targets };
+        let report = Report {
+            engine: "",
+            part: String::new(),
+            out: Vec::new(),
+            workload: "w".to_owned(),
+            compared: "rate",
+            rows,
+            targets,
+        };
         let table = report.table();
         assert!(table.contains("0.75 x anchor"), "{table}");
         assert!(table.contains("met     ours: ratio at least 0.5, is 0.75"), "{table}");

@@ -141,8 +141,14 @@ impl Crew {
 
 impl Member {
     fn start(engine: &Engine, entrant: &Entrant, orders: &Orders) -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["worker", engine.name, entrant.name]);
+        let mut command = match entrant.work {
+            Work::Here(_) | Work::RoundTrip(_) => {
+                let mut this = Command::new(std::env::current_exe()?);
+                this.args(["worker", engine.name, entrant.name]);
+                this
+            }
+            Work::Peer(program) => program().context("it cannot be made ready")?,
+        };
         command.args(orders.as_args()).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let (Some(orders), Some(out)) = (child.stdin.take(), child.stdout.take()) else {

@@ -25,7 +25,9 @@ pub(crate) fn hire(args: &[String]) -> Result<()> {
     let [engine, name, orders @ ..] = args else { bail!("a worker without orders") };
     let orders = Orders::from_args(orders)?;
     let entrant = entrant(engine, name).with_context(|| format!("nobody is called {name} on {engine}"))?;
-    let (Work::Here(work) | Work::RoundTrip(work)) = entrant.work;
+    let (Work::Here(work) | Work::RoundTrip(work)) = entrant.work else {
+        bail!("{name} is a program of its own");
+    };
     let holds = work(&orders)?;
     std::fs::write(&orders.notes, Held::write_all(&holds))?;
     Ok(())

@@ -18,6 +18,7 @@ mod postgres;
 mod redis;
 mod zookeeper;
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -84,6 +85,8 @@ pub(crate) enum Work {
     Here(fn(&Orders) -> Result<Worked>),
     /// A lone round trip of the same server, to compare with: one worker in one process, always.
     RoundTrip(fn(&Orders) -> Result<Worked>),
+    /// A program in another language that takes the same orders; none when it cannot be made ready.
+    Peer(fn() -> Option<Command>),
 }
 
 impl Entrant {
@@ -94,6 +97,16 @@ impl Entrant {
         work: fn(&Orders) -> Result<Worked>,
     ) -> Self {
         Self { name, about, takes_part_in, anchor_of: &[], work: Work::Here(work) }
+    }
+
+    /// A peer in another language, which takes part when peers are asked for.
+    pub(crate) const fn peer(
+        name: &'static str,
+        about: &'static str,
+        takes_part_in: &'static [&'static str],
+        program: fn() -> Option<Command>,
+    ) -> Self {
+        Self { name, about, takes_part_in, anchor_of: &[], work: Work::Peer(program) }
     }
 
     /// `tenure` on this engine, as users have it.

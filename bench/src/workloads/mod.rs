@@ -9,6 +9,8 @@ mod race;
 
 pub(crate) use counts::cycles as counted_cycles;
 
+pub(crate) use race::Stage;
+
 use anyhow::Result;
 
 use crate::harness::Plan;
@@ -18,23 +20,47 @@ use crate::report::Report;
 pub(crate) struct Workload {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
-    pub(crate) run: fn(&Plan) -> Result<Vec<Report>>,
+    pub(crate) run: Run,
+}
+
+/// How a workload is run.
+pub(crate) enum Run {
+    /// On each engine, whose server runs.
+    OnEngines(fn(&mut Stage<'_>) -> Result<()>),
+    /// By itself.
+    Alone(fn(&Plan) -> Result<Vec<Report>>),
 }
 
 /// All of them, in the order in which they run.
 pub(crate) const ALL: [Workload; 10] = [
-    Workload { name: "w1", about: "one task on one key", run: race::w1 },
-    Workload { name: "w2", about: "64 tasks of one process, each on its own key", run: race::w2 },
-    Workload { name: "w3", about: "waiters of four processes on one key", run: race::w3 },
-    Workload { name: "w4", about: "64 tasks of one process on one key", run: race::w4 },
-    Workload { name: "w5", about: "1,000 that wait, and 1,000 that are held and renewed", run: race::w5 },
-    Workload { name: "local-w1", about: "one task on one key, in a directory", run: local_w1::run },
-    Workload { name: "memory-w1", about: "one task on one key, in memory", run: memory_w1::run },
+    Workload { name: "w1", about: "one task on one key", run: Run::OnEngines(race::w1) },
+    Workload {
+        name: "w2",
+        about: "64 tasks of one process, each on its own key",
+        run: Run::OnEngines(race::w2),
+    },
+    Workload { name: "w3", about: "waiters of four processes on one key", run: Run::OnEngines(race::w3) },
+    Workload { name: "w4", about: "64 tasks of one process on one key", run: Run::OnEngines(race::w4) },
+    Workload {
+        name: "w5",
+        about: "1,000 that wait, and 1,000 that are held and renewed",
+        run: Run::OnEngines(race::w5),
+    },
+    Workload {
+        name: "local-w1",
+        about: "one task on one key, in a directory",
+        run: Run::Alone(local_w1::run),
+    },
+    Workload { name: "memory-w1", about: "one task on one key, in memory", run: Run::Alone(memory_w1::run) },
     Workload {
         name: "memory-w4",
         about: "64 tasks on one key, in memory and a directory",
-        run: memory_w4::run,
+        run: Run::Alone(memory_w4::run),
     },
-    Workload { name: "cli", about: "`tenure run NAME -- true`", run: cli::run },
-    Workload { name: "counts", about: "what a cycle takes, whatever the machine", run: counts::run },
+    Workload { name: "cli", about: "`tenure run NAME -- true`", run: Run::Alone(cli::run) },
+    Workload {
+        name: "counts",
+        about: "what a cycle takes, whatever the machine",
+        run: Run::Alone(counts::run),
+    },
 ];

@@ -72,7 +72,8 @@ impl Script {
         matches!(self, Self::Prove | Self::Raise)
     }
 
-    /// Its text. What is common stands where the line `-- rules --` is: after the verb's short cut for the common case.
+    /// Its text. What is common stands where the lines `-- helpers --` and `-- rules --` are: after the verb's
+    /// short cuts for the common cases.
     pub(crate) fn source(self, voice: Voice) -> String {
         let own = match self {
             Self::Attempt => include_str!("scripts/attempt.lua"),
@@ -87,6 +88,7 @@ impl Script {
             Self::Attempts => return for_many(Self::Attempt.source(voice), 6),
             Self::Renewals => return for_many(Self::Renew.source(voice), 2),
         };
+        let own = own.replace("-- helpers --\n", include_str!("scripts/helpers.lua"));
         let own = own.replace("-- rules --\n", include_str!("scripts/rules.lua"));
         let own = own.replace("'PUBLISH'", &format!("'{}'", voice.publish()));
         format!("{}{own}", include_str!("scripts/prelude.lua"))

@@ -50,6 +50,49 @@ async fn a_cycle_is_two_commands_and_six_calls() {
     assert_eq!(pairs(&seen.calls), calls);
 }
 
+/// Bytes that a server has read and written.
+fn traffic(server: &RedisServer) -> u64 {
+    let info = server.say("INFO stats").unwrap();
+    let field = |name| info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+    field("total_net_input_bytes:").unwrap() + field("total_net_output_bytes:").unwrap()
+}
+
+#[tokio::test]
+async fn a_cycle_is_some_five_hundred_bytes() {
+    let server = RedisServer::start(&[]).unwrap();
+    let tenure = Tenure::new(open(&server).await);
+    cycle(&tenure, "k").await;
+    let own = traffic(&server);
+    // What it costs to look.
+    let (before, looked) = (traffic(&server), traffic(&server));
+    let look = (looked - before).max(before - own);
+    for _ in 0..CYCLES {
+        cycle(&tenure, "k").await;
+    }
+    let each = (traffic(&server) - looked - look) as f64 / CYCLES as f64;
+    assert!(each <= 530.0, "{each} bytes a cycle");
+}
+
+#[test]
+fn a_cycle_allocates_no_more_than_it_did() {
+    let server = RedisServer::start(&[]).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let tenure = runtime.block_on(async {
+        let tenure = Tenure::new(open(&server).await);
+        cycle(&tenure, "k").await;
+        tenure
+    });
+    let allocated = allocation_counter::measure(|| {
+        runtime.block_on(async {
+            for _ in 0..CYCLES {
+                cycle(&tenure, "k").await;
+            }
+        });
+    });
+    let each = allocated.count_total as f64 / CYCLES as f64;
+    assert!(each <= 45.0, "{each} allocations a cycle");
+}
+
 /// Tasks that hand a key to each other, each with a place of its own.
 async fn hand_on(tenure: &Tenure, waiters: usize) {
     let strict =

@@ -1,5 +1,6 @@
 //! Redis on this machine, without persistence.
 
+mod peers;
 mod push;
 mod raw;
 mod rslock;
@@ -51,6 +52,11 @@ pub(crate) const ENGINE: Engine = Engine {
             &["w1", "w2", "w3", "w4", "w5"],
             tasks::<rslock::Rslock>,
         ),
+        peers::REDIS_PY,
+        peers::REDSYNC,
+        peers::REDISLOCK,
+        peers::REDIS_SEMAPHORE,
+        peers::NODE_REDLOCK,
     ],
 };
 

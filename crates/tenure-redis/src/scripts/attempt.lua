@@ -3,6 +3,30 @@
 local wish, term = ARGV[2], tonumber(ARGV[3])
 local mode = string.sub(wish, 1, 1)
 
+if not line then
+  -- Nobody is in the line and nobody was buried: the common case, in as few calls and conversions as can be.
+  local token = head and tonumber(string.sub(head, 17)) or 0
+  local first, spare = math.max(math.max(token, tonumber(ARGV[5])) + 1, now), 0
+  if ARGV[4] ~= '0' then
+    spare = tonumber(ARGV[4])
+    if first + spare <= MAX then spare = math.min(spare, math.max(0, now + AHEAD - first)) end
+  end
+  if first + spare <= MAX then
+    local ends, kept = now + term, head and string.sub(head, 3, 15)
+    local needed = math.floor(ends / 1000) + KEPT
+    local expire = not kept or tonumber(kept) < needed
+    if expire then kept = string.format('%013d', needed + KEPT) end
+    local limit = mode == 'p' and string.match(wish, '^p (%d+)') or '0'
+    redis.call('HSET', key, 'tenure', string.format('1 %s %d', kept, first + spare), 'line',
+      string.format('0 %d 1 %s\n%s\n%s', ends, limit, mode, me), me,
+      string.format('holds %d %d %d 0 %d %s', ends, first, spare, now, wish))
+    if expire then redis.call('PEXPIREAT', key, kept) end
+    return string.format('%s granted %d %d 0', me, first, spare)
+  end
+end
+
+-- helpers --
+
 -- In how many microseconds the next deadline before me comes. Far back in a long line, that of the first is near enough
 -- for a hint.
 local function deadline_before(index, claims, texts)
@@ -15,30 +39,6 @@ local function deadline_before(index, claims, texts)
     soon = math.min(soon, tonumber(string.match(text, '^%a+ (%d+)')))
   end
   return string.format('%d', soon - now)
-end
-
-if not line then
-  -- Nobody is in the line and nobody was buried: the common case, in as few calls and conversions as can be.
-  local token = head and tonumber(string.sub(head, 17)) or 0
-  local floor, spare = tonumber(ARGV[5]), tonumber(ARGV[4])
-  local first = math.max(math.max(token, floor) + 1, now)
-  if first + spare <= MAX then
-    if spare > 0 then spare = math.min(spare, math.max(0, now + AHEAD - first)) end
-    local ends, kept = now + term, head and string.sub(head, 3, 15)
-    local needed = math.floor(ends / 1000) + KEPT
-    local expire = not kept or tonumber(kept) < needed
-    if expire then kept = string.format('%013d', needed + KEPT) end
-    local firsts, spares = string.format('%d', first), string.format('%d', spare)
-    local lasts = spare == 0 and firsts or string.format('%d', first + spare)
-    local nows = first == now and firsts or string.format('%d', now)
-    ends = string.format('%d', ends)
-    local limit = mode == 'p' and string.match(wish, '^p (%d+)') or '0'
-    redis.call('HSET', key, 'tenure', '1 ' .. kept .. ' ' .. lasts, 'line',
-      '0 ' .. ends .. ' 1 ' .. limit .. '\n' .. mode .. '\n' .. me, me,
-      'holds ' .. ends .. ' ' .. firsts .. ' ' .. spares .. ' 0 ' .. nows .. ' ' .. wish)
-    if expire then redis.call('PEXPIREAT', key, kept) end
-    return me .. ' granted ' .. firsts .. ' ' .. spares .. ' 0'
-  end
 end
 
 if head and line and ARGV[6] == 'join' then

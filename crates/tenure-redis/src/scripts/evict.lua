@@ -1,5 +1,7 @@
 -- ARGV: claim.
 
+-- helpers --
+
 -- rules --
 
 bury()

@@ -1,5 +1,7 @@
 -- ARGV: claim, term.
 
+-- helpers --
+
 if head and line and got[3] then
   -- I hold or am offered the key, and nothing else is due: the common case, in as few calls as can be.
   local ends, kept = now + tonumber(ARGV[2]), tonumber(string.match(head, '^1 (%d+) %d+$') or 0)

@@ -1,5 +1,7 @@
 -- ARGV: claim, spare tokens, floor.
 
+-- helpers --
+
 -- rules --
 
 bury()

@@ -33,6 +33,8 @@ if head and line and got[3] and ARGV[3] == 'impossible' then
   end
 end
 
+-- helpers --
+
 -- rules --
 
 bury()

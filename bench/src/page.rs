@@ -1,0 +1,288 @@
+//! A recorded run as a page: `docs/performance.md`, its plots, and the table of the README.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::engines::{ALL, STRICT, TENURE};
+use crate::plot::{bars, plot};
+use crate::report::{Report, short};
+
+/// What is shown of each workload: its name in the reports, what it is, the figure of the plot, and the columns.
+const SECTIONS: &[Section] = &[
+    Section {
+        part: "w1",
+        title: "One task on one key",
+        about: "Acquire and release in a loop, each awaited. The limit is two round trips.",
+        figure: "cycles/s",
+        columns: &[
+            "cycles/s",
+            "cycle p50 us",
+            "cycle p99 us",
+            "commands/cycle",
+            "bytes/cycle",
+            "server us/cycle",
+        ],
+    },
+    Section {
+        part: "w2",
+        title: "64 tasks, 64 keys, one process",
+        about: "What one process gets out of one server. The limit is the server's and the client's processor time.",
+        figure: "cycles/s",
+        columns: &["cycles/s", "cycle p50 us", "cycle p99 us", "client us/cycle", "server us/cycle"],
+    },
+    Section {
+        part: "w3, hold 0",
+        title: "16 waiters of four processes on one key",
+        about: "A hand-off is from the call of release to the moment another worker, which was already waiting, has \
+                the lock.\nGiving it back to oneself is none: read `handoffs/s`, the longest wait and Jain's index \
+                together.",
+        figure: "handoffs/s",
+        columns: &["handoffs/s", "gap p50 us", "gap p99 us", "longest wait ms", "Jain", "commands/cycle"],
+    },
+    Section {
+        part: "w3, idle gap",
+        title: "How long a freed lock lies idle",
+        about: "8 workers of four processes hold for 10 ms and are away for 100 ms.",
+        figure: "gap p50 us",
+        columns: &["gap p50 us", "gap p99 us", "longest wait ms", "Jain"],
+    },
+    Section {
+        part: "w4",
+        title: "64 tasks of one process on one key",
+        about: "The handover inside a process: the engine is asked for every 64th pass or each 100 ms.",
+        figure: "handoffs/s",
+        columns: &["handoffs/s", "gap p50 us", "gap p99 us", "longest wait ms", "Jain", "commands/cycle"],
+    },
+    Section {
+        part: "w5, 1000 waiting",
+        title: "1,000 wait",
+        about: "1,000 tasks of four processes wait for a key that one more process holds.",
+        figure: "commands/s",
+        columns: &["commands/s", "script calls/s", "client us/s"],
+    },
+    Section {
+        part: "w5, 1000 held",
+        title: "1,000 are held and renewed",
+        about: "1,000 keys with a TTL of 10 s, taken over a third of it. Only who renews by itself takes part.",
+        figure: "commands/s",
+        columns: &["commands/s", "script calls/s", "client us/s"],
+    },
+];
+
+struct Section {
+    part: &'static str,
+    title: &'static str,
+    about: &'static str,
+    figure: &'static str,
+    columns: &'static [&'static str],
+}
+
+/// How busy the machine is.
+pub(crate) fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
+}
+
+/// A run for machines.
+pub(crate) fn run(quick: bool, begun: &str, reports: &[Report], absent: &[(&str, String)]) -> Value {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let absent = absent.iter().map(|(name, why)| json!({ "name": name, "why": why }));
+    json!({
+        "quick": quick,
+        "machine": {
+            "processor": model.trim_start_matches([' ', '\t', ':']),
+            "cores": std::thread::available_parallelism().map_or(0, usize::from),
+            "load": { "begun": begun, "ended": load() },
+        },
+        "absent": absent.collect::<Vec<_>>(),
+        "workloads": reports.iter().map(Report::json).collect::<Vec<_>>(),
+    })
+}
+
+/// Writes the page, the plots, the run itself and the table of the README.
+pub(crate) fn write(run: &Value) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned();
+    let folder = root.join("docs/performance");
+    std::fs::create_dir_all(&folder)?;
+    let put = |path: PathBuf, text: String| {
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    put(folder.join("run.json"), serde_json::to_string_pretty(run)? + "\n")?;
+    let mut page = head(run);
+    for section in SECTIONS {
+        let reports = of_part(run, section.part);
+        if reports.is_empty() {
+            continue;
+        }
+        let file = format!("{}.svg", section.part.replace([' ', ','], "-").replace("--", "-"));
+        put(
+            folder.join(&file),
+            plot(&format!("{}: {}", section.title, section.figure), &bars(&reports, section.figure)),
+        )?;
+        section_text(&mut page, section, &reports, &file);
+    }
+    page.push_str(&counts(run));
+    put(root.join("docs/performance.md"), page)?;
+    let readme = root.join("README.md");
+    let text = std::fs::read_to_string(&readme)?;
+    if let Some(text) = spliced(&text, &summary(run)) {
+        put(readme, text)?;
+    }
+    Ok(())
+}
+
+fn workloads(run: &Value) -> impl Iterator<Item = &Value> {
+    run["workloads"].as_array().into_iter().flatten()
+}
+
+fn of_part<'a>(run: &'a Value, part: &str) -> Vec<&'a Value> {
+    workloads(run).filter(|report| report["part"] == part && report["engine"] != "").collect()
+}
+
+fn word(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn head(run: &Value) -> String {
+    let machine = &run["machine"];
+    let mut text = format!(
+        "# Performance\n\nWritten by `cargo xtask bench --record`, which repeats it in some eight minutes. The run \
+         itself is in\n[performance/run.json](performance/run.json).\n\n**How to read it.** All take turns in short \
+         slices on one machine, over the loopback address; a ratio is the\nmedian of the ratios of the rounds. \
+         Absolute figures depend on the machine and on what else it does (here:\n{}, {} cores; load {} at the start \
+         and {} at the end). A network makes round trips dearer\nand processor time matter less. What the workloads \
+         are is said in [bench/README.md](../bench/README.md). Each run\nchecks that no two held at once.\n",
+        word(&machine["processor"]),
+        machine["cores"],
+        word(&machine["load"]["begun"]),
+        word(&machine["load"]["ended"]),
+    );
+    text.push_str("\n**Who takes part.**\n\n| engine | name | what it is |\n|---|---|---|\n");
+    for engine in ALL {
+        let took_part = |name: &str| {
+            let reports = workloads(run).filter(|report| report["engine"] == engine.name);
+            let rows = reports.flat_map(|report| report["rows"].as_array().into_iter().flatten());
+            rows.filter(|row| row["name"] == name).count() > 0
+        };
+        for entrant in engine.entrants.iter().filter(|entrant| took_part(entrant.name)) {
+            let _ = writeln!(text, "| {} | {} | {} |", engine.name, entrant.name, entrant.about);
+        }
+    }
+    for absent in run["absent"].as_array().into_iter().flatten() {
+        let _ =
+            writeln!(text, "\nAbsent from this run: {} ({}).", word(&absent["name"]), word(&absent["why"]));
+    }
+    text
+}
+
+fn section_text(page: &mut String, section: &Section, reports: &[&Value], file: &str) {
+    let Section { title, about, .. } = section;
+    // Writing to a string cannot fail.
+    let _ = write!(page, "\n## {title}\n\n{about}\n\n![{title}](performance/{file})\n");
+    for report in reports {
+        let _ =
+            write!(page, "\n| {} | {} | ratio |\n|---", word(&report["engine"]), section.columns.join(" | "));
+        page.push_str(&"|---:".repeat(section.columns.len() + 1));
+        page.push_str("|\n");
+        for row in report["rows"].as_array().into_iter().flatten() {
+            let _ = write!(page, "| {}", word(&row["name"]));
+            for column in section.columns {
+                let figure = row["figures"][column].as_f64().map_or("-".to_owned(), short);
+                let _ = write!(page, " | {figure}");
+            }
+            let ratio = row["ratio"].as_f64().filter(|_| row["anchor"].is_string());
+            let ratio = ratio.map(|ratio| format!("{} x {}", short(ratio), word(&row["anchor"])));
+            let _ = writeln!(page, " | {} |", ratio.unwrap_or_default());
+        }
+        for out in report["out"].as_array().into_iter().flatten() {
+            let _ = writeln!(page, "\nOut: {} ({}).", word(&out["name"]), word(&out["why"]));
+        }
+        let targets: Vec<_> = report["targets"].as_array().into_iter().flatten().collect();
+        if !targets.is_empty() {
+            page.push('\n');
+        }
+        for target in targets {
+            let met = if target["met"] == true { "met" } else { "**missed**" };
+            let measured = target["measured"].as_f64().map_or_else(String::new, short);
+            let (who, of, bound) = (word(&target["contestant"]), word(&target["of"]), word(&target["bound"]));
+            let _ = writeln!(page, "- {met}: {who}, {of} {bound}; is {measured}");
+        }
+    }
+}
+
+/// What does not depend on the machine.
+fn counts(run: &Value) -> String {
+    let Some(report) = workloads(run).find(|report| report["part"] == "counts") else { return String::new() };
+    let columns = ["allocations/cycle", "bytes/cycle", "verbs/cycle", "syscalls/cycle"];
+    let mut text = format!("\n## What a cycle takes in this process\n\n| | {} |\n|---", columns.join(" | "));
+    text.push_str(&"|---:".repeat(columns.len()));
+    text.push_str("|\n");
+    for row in report["rows"].as_array().into_iter().flatten() {
+        let figures = columns.map(|column| row["figures"][column].as_f64().map_or("-".to_owned(), short));
+        let _ = writeln!(text, "| {} | {} |", word(&row["name"]), figures.join(" | "));
+    }
+    text
+}
+
+/// The table of the README: what `tenure` does on each engine.
+fn summary(run: &Value) -> String {
+    let mut text =
+        "| engine | cycles/s, one task | hand-offs/s, 16 waiters in 4 processes | hand-offs/s, 64 tasks \
+                    in a process |\n|---|---:|---:|---:|\n"
+            .to_owned();
+    for engine in ALL {
+        let cell = |part: &str, name: &str, figure: &str| {
+            let report = of_part(run, part).into_iter().find(|report| report["engine"] == engine.name)?;
+            let row = report["rows"].as_array()?.iter().find(|row| row["name"] == name)?;
+            row["figures"][figure].as_f64().map(short)
+        };
+        let cells = [
+            cell("w1", TENURE, "cycles/s"),
+            cell("w3, hold 0", STRICT, "handoffs/s").or_else(|| cell("w3, hold 0", TENURE, "handoffs/s")),
+            cell("w4", TENURE, "handoffs/s"),
+        ];
+        if cells.iter().any(Option::is_some) {
+            let cells = cells.map(|cell| cell.unwrap_or_else(|| "-".to_owned()));
+            let _ = writeln!(text, "| {} | {} |", engine.name, cells.join(" | "));
+        }
+    }
+    text
+}
+
+/// The text with `table` between its two marks, if it has them.
+fn spliced(text: &str, table: &str) -> Option<String> {
+    let (before, rest) = text.split_once("<!-- bench -->\n")?;
+    let (_, after) = rest.split_once("<!-- end of bench -->")?;
+    Some(format!("{before}<!-- bench -->\n{table}<!-- end of bench -->{after}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_the_readme_is_put_between_its_marks() {
+        let text = "a\n<!-- bench -->\nold\n<!-- end of bench -->\nb\n";
+        assert_eq!(spliced(text, "new\n").unwrap(), "a\n<!-- bench -->\nnew\n<!-- end of bench -->\nb\n");
+        assert_eq!(spliced("a", "new"), None);
+    }
+
+    #[test]
+    fn a_section_has_a_row_for_each_who_took_part() {
+        let report = json!({
+            "engine": "redis", "part": "w1",
+            "rows": [{ "name": "tenure", "figures": { "cycles/s": 5000.0 }, "anchor": "raw", "ratio": 0.5 }],
+            "targets": [
+                { "contestant": "tenure", "of": "ratio", "bound": "at least 0.9", "measured": 0.5, "met": false },
+            ],
+        });
+        let mut page = String::new();
+        section_text(&mut page, &SECTIONS[0], &[&report], "w1.svg");
+        assert!(page.contains("| tenure | 5000 |") && page.contains("0.50 x raw |"), "{page}");
+        assert!(page.contains("- **missed**: tenure, ratio at least 0.9; is 0.50"), "{page}");
+    }
+}

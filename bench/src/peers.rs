@@ -1,0 +1,81 @@
+//! Locks of others in other languages: small programs under `bench/peers`, made ready when they are asked for.
+//!
+//! What they need beside their runtime comes from the package registry of their language, into `target/peers`. Where
+//! the runtime is not installed, or the packages cannot be had, the peer is absent from the run.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+/// redis-py.
+pub(crate) fn python(program: &str) -> Option<Command> {
+    let home = home("python");
+    let python = home.join("bin/python");
+    once("python", || {
+        python.exists() && ran(Command::new(&python).args(["-c", "import redis.asyncio"]))
+            || ran(Command::new("python3").args(["-m", "venv"]).arg(&home))
+                && ran(Command::new(&python)
+                    .args(["-m", "pip", "install", "--quiet", "--requirement"])
+                    .arg(source("python/requirements.txt")))
+    })
+    .then(|| with(Command::new(&python), &[source("python").join(program)]))
+}
+
+/// redsync and redislock.
+pub(crate) fn go(library: &str) -> Option<Command> {
+    let program = home("go").join("peers");
+    once("go", || {
+        ran(Command::new("go").args(["build", "-o"]).arg(&program).arg(".").current_dir(source("go")))
+    })
+    .then(|| with(Command::new(&program), &[library.into()]))
+}
+
+/// redis-semaphore and redlock.
+pub(crate) fn node(library: &str) -> Option<Command> {
+    let home = home("node");
+    once("node", || {
+        let copied = ["package.json", "main.js"]
+            .iter()
+            .all(|file| std::fs::copy(source("node").join(file), home.join(file)).is_ok());
+        let install = ["install", "--silent", "--no-audit", "--no-fund"];
+        copied
+            && ran(Command::new("node").arg("--version"))
+            && (home.join("node_modules/redlock").exists()
+                || ran(Command::new("npm").args(install).current_dir(&home)))
+    })
+    .then(|| with(Command::new("node"), &[home.join("main.js"), library.into()]))
+}
+
+fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(name)
+}
+
+/// Where a language's packages are: beside everything else that is built.
+fn home(language: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/peers").join(language);
+    // Whoever writes there says what is wrong.
+    let _ = std::fs::create_dir_all(&target);
+    target
+}
+
+fn with(mut command: Command, args: &[PathBuf]) -> Command {
+    command.args(args);
+    command
+}
+
+fn ran(command: &mut Command) -> bool {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// Makes something ready, once in a run.
+fn once(what: &'static str, ready: impl FnOnce() -> bool) -> bool {
+    static READY: Mutex<Vec<(&str, bool)>> = Mutex::new(Vec::new());
+    let mut known = READY.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, ready)) = known.iter().find(|(name, _)| *name == what) {
+        return *ready;
+    }
+    eprintln!("peers: making those in {what} ready");
+    let ready = ready();
+    known.push((what, ready));
+    ready
+}
