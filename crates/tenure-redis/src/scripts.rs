@@ -101,3 +101,26 @@ fn for_many(verb: String, stride: usize) -> String {
     let many = include_str!("scripts/many.lua").replace("STRIDE do", &format!("{stride} do"));
     many.replace("* STRIDE", &format!("* {stride}")).replace("-- verb --\n", &verb)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_defines_what_it_calls_before_it_calls_it() {
+        for script in Script::ALL {
+            for voice in [Voice::Plain, Voice::Sharded] {
+                let source = script.source(voice);
+                for name in ["keep", "index_in", "bury", "promote", "commit"] {
+                    let Some(called) = source.find(&format!("{name}(")) else { continue };
+                    let defined = source.find(&format!("local function {name}("));
+                    assert!(
+                        defined.is_some_and(|defined| defined < called),
+                        "{script:?} calls {name}, which is not defined by then"
+                    );
+                }
+                assert!(!source.contains("-- helpers --") && !source.contains("-- rules --"), "{script:?}");
+            }
+        }
+    }
+}

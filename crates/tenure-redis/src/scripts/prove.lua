@@ -1,6 +1,8 @@
 -- ARGV: claim, term. For a quorum: only a hold that a majority has agreed on (its slot is 1, see raise) stands and goes
 -- on for the term. A place that was granted here alone, or came back after it was lost, proves nothing.
 
+-- helpers --
+
 -- rules --
 
 bury()

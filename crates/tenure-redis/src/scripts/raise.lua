@@ -2,6 +2,8 @@
 -- where my hold stands, and from now on the hold counts when it is proved. A fresh token must be above all that this
 -- node has given to others; the token of a hold that a majority has just proved may be older.
 
+-- helpers --
+
 -- rules --
 
 bury()
