@@ -111,11 +111,15 @@ impl SentinelSet {
         new
     }
 
-    /// Makes another server the primary, as an operator does; none when that does not happen in time. The old one is
-    /// not told at once: for some seconds it still takes itself for a primary.
+    /// Makes another server the primary, as an operator does who first lets the replicas catch up; none when that does
+    /// not happen in time. The old one is not told at once: for some seconds it still takes itself for a primary.
     #[must_use]
     pub fn fail_over(&self) -> Option<usize> {
         let old = self.primary()?;
+        let written = offset(&self.servers[old], "master_repl_offset:")?;
+        let behind =
+            |at: usize| offset(&self.servers[at], "slave_repl_offset:").is_some_and(|at| at < written);
+        until(|| !(0..self.servers.len()).any(|at| at != old && behind(at)));
         let order = format!("SENTINEL FAILOVER {NAME}");
         // While an earlier failover is still being finished, the next one is refused.
         until(|| self.sentinels[0].say(&order).is_ok_and(|reply| reply.starts_with("+OK")));
@@ -126,6 +130,12 @@ impl SentinelSet {
     pub fn kill_sentinel(&mut self, at: usize) {
         self.sentinels[at].child.kill();
     }
+}
+
+/// How far a server's log of changes has come; none when it does not answer.
+fn offset(server: &RedisServer, field: &str) -> Option<u64> {
+    let said = server.say("INFO replication").ok()?;
+    said.lines().find_map(|line| line.strip_prefix(field)?.trim().parse().ok())
 }
 
 impl Sentinel {
