@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tenure_conformance::catalogue;
 
 /// Engines that wrap another one, or stand in for the network: what they wrap is in the suite.
-const WRAPPERS: [&str; 2] = ["Faulty", "Net"];
+const WRAPPERS: [&str; 3] = ["Distant", "Faulty", "Net"];
 
 fn crates() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the folder of all crates").to_owned()
@@ -25,12 +25,15 @@ fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// The sources and the tests of all crates of the workspace.
+/// The sources or the tests of all crates of the workspace.
 fn sources(part: &str) -> BTreeMap<PathBuf, String> {
+    let krates = std::fs::read_dir(crates()).unwrap();
+    krates.flat_map(|krate| sources_in(&krate.unwrap().path().join(part))).collect()
+}
+
+fn sources_in(folder: &Path) -> BTreeMap<PathBuf, String> {
     let mut files = Vec::new();
-    for krate in std::fs::read_dir(crates()).unwrap() {
-        rust_files(&krate.unwrap().path().join(part), &mut files);
-    }
+    rust_files(folder, &mut files);
     files.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
 }
 
@@ -75,18 +78,32 @@ fn no_engine_escapes_the_suite() {
     let tried: BTreeSet<String> = targets.keys().cloned().collect();
     assert_eq!(tried, expected, "each engine has one test target that runs the suite, of its name");
     for (name, path) in targets {
-        let manifest =
-            path.ancestors().map(|folder| folder.join("Cargo.toml")).find(|path| path.exists()).unwrap();
-        let manifest: toml::Table = toml::from_str(&std::fs::read_to_string(manifest).unwrap()).unwrap();
-        let target = path.file_stem().unwrap().to_str().unwrap();
-        let tests = manifest.get("test").and_then(toml::Value::as_array).cloned().unwrap_or_default();
-        let declared = tests.iter().any(|test| {
-            test.get("name").and_then(toml::Value::as_str) == Some(target)
-                && test.get("harness").and_then(toml::Value::as_bool) == Some(false)
-                && test.get("test").and_then(toml::Value::as_bool) != Some(false)
-        });
-        assert!(declared, "{}: with a harness the suite of {name} would not run", path.display());
+        let krate = path.ancestors().find(|folder| folder.join("Cargo.toml").exists()).unwrap();
+        let manifest = std::fs::read_to_string(krate.join("Cargo.toml")).unwrap();
+        let manifest: toml::Table = toml::from_str(&manifest).unwrap();
+        // A site that several targets share is in a folder beside them.
+        let mut mains = sources_in(&krate.join("tests"));
+        mains
+            .retain(|path, text| path.parent() == Some(&krate.join("tests")) && text.contains("\nfn main()"));
+        assert!(!mains.is_empty(), "{}: nothing runs the suite of {name}", path.display());
+        for target in mains.keys() {
+            assert!(
+                runs_by_itself(&manifest, target.file_stem().unwrap().to_str().unwrap()),
+                "{}: with a harness the suite of {name} would not run",
+                target.display()
+            );
+        }
     }
+}
+
+/// Whether a test target is run, and has no harness.
+fn runs_by_itself(manifest: &toml::Table, target: &str) -> bool {
+    let tests = manifest.get("test").and_then(toml::Value::as_array).cloned().unwrap_or_default();
+    tests.iter().any(|test| {
+        test.get("name").and_then(toml::Value::as_str) == Some(target)
+            && test.get("harness").and_then(toml::Value::as_bool) == Some(false)
+            && test.get("test").and_then(toml::Value::as_bool) != Some(false)
+    })
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub(crate) struct Case<S: Site> {
 pub(crate) enum Need {
     /// Holds and places end by lease.
     Leases,
-    /// Holds last as long as their process lives.
+    /// Holds last as long as their client lives.
     Lifetimes,
     /// A hold can be followed by a quarantine of its own.
     Quarantine,
@@ -49,11 +49,7 @@ impl Need {
             Self::Leases => {
                 (!leases).then(|| "holds do not expire: they last as long as their client".into())
             }
-            Self::Lifetimes => match facts.liveness {
-                Liveness::Process => None,
-                Liveness::Session => Some("holds end with a session, which expires".into()),
-                _ => Some("holds expire by lease, also under a living client".into()),
-            },
+            Self::Lifetimes => leases.then(|| "holds expire by lease, also under a living client".into()),
             Self::Quarantine => {
                 let session = facts.liveness == Liveness::Session;
                 session.then(|| "a session ends for all its holds at once, so none has a quarantine".into())
