@@ -14,6 +14,7 @@
 
 mod etcd;
 mod local;
+mod mysql;
 mod postgres;
 mod redis;
 mod zookeeper;
@@ -28,7 +29,7 @@ use crate::locks::Lock;
 
 /// All of them, in the order in which they are measured.
 pub(crate) const ALL: &[&Engine] =
-    &[&local::ENGINE, &redis::ENGINE, &postgres::ENGINE, &zookeeper::ENGINE, &etcd::ENGINE];
+    &[&local::ENGINE, &redis::ENGINE, &postgres::ENGINE, &mysql::ENGINE, &zookeeper::ENGINE, &etcd::ENGINE];
 
 /// All workloads, for those who can do everything; `w5-held` is the part of w5 for those who renew by themselves.
 pub(crate) const EVERYWHERE: &[&str] = &["w1", "w2", "w3", "w4", "w5", HELD];
