@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tempfile::TempDir;
 
-use crate::{Child, Program, ServerError, free_ports};
+use crate::{Child, Program, ServerError, free_ports, until};
 
 /// Where Debian has the server.
 const PACKAGE: &str = "postgresql";
@@ -109,7 +109,17 @@ impl PostgresServer {
     /// When it does not start.
     pub fn restart(&mut self) -> Result<(), ServerError> {
         self.kill();
-        self.child = spawn(self.port, self.directory.path(), &self.options)?;
+        let mut started = spawn(self.port, self.directory.path(), &self.options);
+        // Children of the killed server end when they notice, and no other is started beside them.
+        let meets_children = |error: &ServerError| error.to_string().contains("pre-existing shared memory");
+        until(|| match &started {
+            Err(error) if meets_children(error) => {
+                started = spawn(self.port, self.directory.path(), &self.options);
+                false
+            }
+            _ => true,
+        });
+        self.child = started?;
         Ok(())
     }
 

@@ -91,8 +91,7 @@ impl SentinelSet {
     /// Which server all sentinels that answer say is the primary, if they agree and it says so as well.
     #[must_use]
     pub fn primary(&self) -> Option<usize> {
-        let ask = format!("SENTINEL GET-MASTER-ADDR-BY-NAME {NAME}");
-        let mut answers: Vec<_> = self.sentinels.iter().filter_map(|one| one.say(&ask).ok()).collect();
+        let mut answers: Vec<_> = self.sentinels.iter().filter_map(Sentinel::named_primary).collect();
         answers.dedup();
         let [answer] = &answers[..] else { return None };
         let is_named = |server: &RedisServer| answer.contains(&format!("\r\n{}\r\n", server.port()));
@@ -120,10 +119,17 @@ impl SentinelSet {
         let behind =
             |at: usize| offset(&self.servers[at], "slave_repl_offset:").is_some_and(|at| at < written);
         until(|| !(0..self.servers.len()).any(|at| at != old && behind(at)));
-        let order = format!("SENTINEL FAILOVER {NAME}");
-        // While an earlier failover is still being finished, the next one is refused.
-        until(|| self.sentinels[0].say(&order).is_ok_and(|reply| reply.starts_with("+OK")));
-        self.wait_for_other(old)
+        let (first, port) = (&self.sentinels[0], format!("\r\n{}\r\n", self.servers[old].port()));
+        let mut new = None;
+        until(|| {
+            new = self.primary().filter(|primary| *primary != old);
+            if new.is_none() && first.named_primary().is_some_and(|named| named.contains(&port)) {
+                // Refused while it is under way; given up by itself when the machine is too busy for it.
+                let _ = first.say(&format!("SENTINEL FAILOVER {NAME}"));
+            }
+            new.is_some()
+        });
+        new
     }
 
     /// Kills a sentinel.
@@ -141,6 +147,11 @@ fn offset(server: &RedisServer, field: &str) -> Option<u64> {
 impl Sentinel {
     fn say(&self, command: &str) -> std::io::Result<String> {
         say(self.port, &[command.split(' ').collect()])
+    }
+
+    /// Where it says the primary is; none when it does not answer.
+    fn named_primary(&self) -> Option<String> {
+        self.say(&format!("SENTINEL GET-MASTER-ADDR-BY-NAME {NAME}")).ok()
     }
 
     /// Each knows the servers and the others from the start: finding each other by themselves takes seconds.
