@@ -21,6 +21,8 @@ pub mod simulation;
 mod site;
 #[allow(clippy::unwrap_used, clippy::expect_used, reason = "a trial fails by panicking")]
 mod stage;
+#[allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test fails by panicking")]
+pub mod tools;
 
 pub use cases::{Listed, catalogue};
 pub use memory_site::MemorySite;

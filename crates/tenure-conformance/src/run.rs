@@ -15,7 +15,8 @@ use tenure_core::engine::Engine;
 use crate::MemorySite;
 use crate::cases::{self, Case};
 use crate::site::Site;
-use crate::stage::{self, Stage};
+use crate::stage::Stage;
+use crate::tools;
 
 /// How long a trial may take, on however busy a machine.
 const TRIAL_LIMIT: Duration = Duration::from_secs(120);
@@ -119,7 +120,7 @@ pub fn try_on_memory(trial: &str) -> Result<(), String> {
         let stage = Stage::new(case.name, MemorySite::default()).await;
         (case.run)(&stage).await;
     });
-    stage::impatiently(|| runtime.block_on(trial.catch_unwind())).map_err(|complaint| {
+    tools::impatiently(|| runtime.block_on(trial.catch_unwind())).map_err(|complaint| {
         let text = complaint.downcast_ref::<String>().cloned();
         text.or_else(|| complaint.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
     })

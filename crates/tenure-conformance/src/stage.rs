@@ -1,40 +1,15 @@
-//! What a trial stands on: a site, keys of its own, and ways to wait with a limit.
+//! What a trial stands on: a site, and keys of its own.
 
-use std::cell::Cell;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
 use rand::RngExt;
-use tenure_core::engine::{
-    Attempt, Contender, Engine, Facts, Gone, Grant, Line, PlaceView, Renewal, Waiting,
-};
-use tenure_core::lease::{Clock, Moment, SystemClock};
-use tenure_core::{Claim, ClaimId, Key, Tenure, Ttl};
+use tenure_core::engine::{Engine, Facts, Line, PlaceView};
+use tenure_core::{Claim, ClaimId, Key, Tenure};
 
 use crate::site::Site;
-
-/// How long something may take that should happen soon, on however busy a machine.
-const SOON: Duration = Duration::from_secs(30);
-
-/// The same where something is expected never to happen.
-const SOON_ENOUGH: Duration = Duration::from_secs(6);
-
-thread_local! {
-    static IMPATIENT: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Makes what runs on this thread give up sooner.
-pub(crate) fn impatiently<R>(run: impl FnOnce() -> R) -> R {
-    IMPATIENT.set(true);
-    let result = run();
-    IMPATIENT.set(false);
-    result
-}
-
-fn patience() -> Duration {
-    if IMPATIENT.get() { SOON_ENOUGH } else { SOON }
-}
+use crate::tools::{self, eventually};
 
 /// A TTL that does not end during a trial.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -65,9 +40,7 @@ impl<S: Site> Stage<S> {
 
     /// A new exclusive claim that joins, and does not expire during a trial.
     pub(crate) fn claim(&self, name: &str) -> Claim {
-        let mut claim = Claim::new(self.key(name), claim_id());
-        claim.ttl = Ttl::new(LONG).unwrap();
-        claim
+        tools::short_claim(&self.name(name), LONG)
     }
 
     pub(crate) async fn client(&self) -> S::Engine {
@@ -104,74 +77,6 @@ impl<S: Site> Stage<S> {
     pub(crate) async fn assert_clean(&self) {
         eventually("nothing is left in any line", async || self.keys(&self.prefix).await.is_empty()).await;
     }
-}
-
-pub(crate) fn claim_id() -> ClaimId {
-    ClaimId::from_bits(rand::rng().random())
-}
-
-pub(crate) fn now() -> Moment {
-    SystemClock.now()
-}
-
-/// Waits until a condition holds; fails when it does not for very long.
-pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let (since, patience) = (now(), patience());
-    while !holds().await {
-        assert!(now().since(since) < patience, "{what}: not within {patience:?}");
-        tokio::time::sleep(Duration::from_millis(3)).await;
-    }
-}
-
-/// Waits for something that must happen.
-pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
-    let patience = patience();
-    match tokio::time::timeout(patience, future).await {
-        Ok(output) => output,
-        Err(_) => panic!("{what}: not within {patience:?}"),
-    }
-}
-
-/// An attempt that must be granted.
-pub(crate) async fn granted(contender: &mut impl Contender) -> Grant {
-    match contender.attempt().await.unwrap() {
-        Attempt::Granted(grant) => grant,
-        other => panic!("expected a grant, not {other:?}"),
-    }
-}
-
-/// An attempt that must wait.
-pub(crate) async fn waiting(contender: &mut impl Contender) -> Waiting {
-    match contender.attempt().await.unwrap() {
-        Attempt::Waiting(waiting) => waiting,
-        other => panic!("expected to wait, not {other:?}"),
-    }
-}
-
-/// An attempt that must be told that the claim is gone.
-pub(crate) async fn gone(contender: &mut impl Contender) -> Gone {
-    match contender.attempt().await.unwrap() {
-        Attempt::Gone(gone) => gone,
-        other => panic!("expected the claim to be gone, not {other:?}"),
-    }
-}
-
-/// Attempts until granted, as a client does that hears no wakes.
-pub(crate) async fn granted_at_last(contender: &mut impl Contender) -> Grant {
-    let (since, patience) = (now(), patience());
-    loop {
-        match contender.attempt().await.unwrap() {
-            Attempt::Granted(grant) => return grant,
-            Attempt::Waiting(_) => assert!(now().since(since) < patience, "not granted within {patience:?}"),
-            other => panic!("expected a grant at last, not {other:?}"),
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// Whether the claim holds, as a renewal proves.
-pub(crate) async fn holds(contender: &mut impl Contender) -> bool {
-    matches!(contender.renew().await.unwrap(), Renewal::Renewed(_))
 }
 
 /// Polls a future once.

@@ -18,7 +18,7 @@ fn quick(url: &str) -> tenure_etcd::EtcdOptions {
 
 async fn leader_of(cluster: &EtcdCluster) -> usize {
     let mut leader = None;
-    until("there is a leader", async || {
+    eventually("there is a leader", async || {
         leader = cluster.leader();
         leader.is_some()
     })
@@ -35,9 +35,9 @@ async fn c065_when_the_leader_is_killed_holds_stand_and_waiters_are_granted() {
         (Tenure::new(engine.clone()), Tenure::new(Etcd::open(&quick(&cluster.url())).await.unwrap()));
     let guard = one.lock("k").acquire().await.unwrap();
     let waiter = tokio::spawn(async move { two.lock("k").acquire().await });
-    until("it waits", async || places(&engine, "k").await == 2).await;
+    eventually("it waits", async || places(&engine, "k").await == 2).await;
     cluster.kill(leader);
-    until("the hold stands", async || guard.verify().await.is_ok_and(|verified| verified.is_ok())).await;
+    eventually("the hold stands", async || guard.verify().await.is_ok_and(|verified| verified.is_ok())).await;
     let token = guard.token();
     guard.release().await.unwrap();
     let next = in_time("the waiter is granted", waiter).await.unwrap().unwrap();
@@ -81,11 +81,12 @@ async fn a_client_of_a_frozen_follower_goes_to_another_server() {
     granted(&mut anywhere).await;
     cluster.process(follower).freeze();
     assert!(on_follower.renew().await.is_err(), "nobody answers there");
-    until("it is renewed elsewhere", async || matches!(anywhere.renew().await, Ok(Renewal::Renewed(_))))
+    eventually("it is renewed elsewhere", async || matches!(anywhere.renew().await, Ok(Renewal::Renewed(_))))
         .await;
     anywhere.withdraw(Stray::Impossible).await.unwrap();
     cluster.process(follower).thaw();
-    until("it is renewed again", async || matches!(on_follower.renew().await, Ok(Renewal::Renewed(_)))).await;
+    eventually("it is renewed again", async || matches!(on_follower.renew().await, Ok(Renewal::Renewed(_))))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -125,7 +126,7 @@ async fn c025_while_a_leader_stalls_the_order_of_tokens_is_kept() {
         for _ in 0..5 {
             let mut next = engine.contend(claim("k"));
             // An early loss is a bug of such servers, and no harm to tokens.
-            until("the holder leaves", async || holder.withdraw(Stray::Impossible).await.is_ok()).await;
+            eventually("the holder leaves", async || holder.withdraw(Stray::Impossible).await.is_ok()).await;
             let token = granted_at_last(&mut next).await.tokens.first;
             assert!(token > last, "{token} after {last}");
             (holder, last) = (next, token);

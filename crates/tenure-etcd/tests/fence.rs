@@ -66,12 +66,12 @@ async fn a_transaction_survives_the_move_to_a_longer_lease_and_not_a_handover() 
     let holder = first.lock("k").acquire().await.unwrap();
     let lock = second.lock("k");
     let waiter = tokio::spawn(async move { lock.acquire().await.unwrap() });
-    until("it waits", async || places(&etcd, "k").await == 2).await;
+    eventually("it waits", async || places(&etcd, "k").await == 2).await;
     holder.release().await.unwrap();
     let guard = in_time("it is granted", waiter).await.unwrap();
     let early = etcd.txn(&guard).put("data", "1");
     let before = etcd.gate(&guard).unwrap();
-    until("it has moved", async || etcd.gate(&guard).is_some_and(|gate| gate != before)).await;
+    eventually("it has moved", async || etcd.gate(&guard).is_some_and(|gate| gate != before)).await;
     early.commit().await.unwrap();
     assert_eq!(value(&cluster, "data").await, "1");
     // Another task of this process takes over, with a token of its own.

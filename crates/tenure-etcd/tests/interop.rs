@@ -104,7 +104,7 @@ async fn each_waits_for_the_other_and_is_seen_by_it() {
     let mut holder = engine.contend(wish.clone());
     let first = granted(&mut holder).await;
     let mut others = others(&cluster, 1, &journal);
-    until("the other waits", async || places(&engine, "k").await == 2).await;
+    eventually("the other waits", async || places(&engine, "k").await == 2).await;
     let line = engine.inspect(&key("k")).await.unwrap();
     assert_eq!(line.places[0].claim, wish.id);
     assert_eq!((line.places[1].standing, line.places[1].mode), (Standing::Waits, Mode::Exclusive));
@@ -134,7 +134,7 @@ async fn an_operator_breaks_the_lock_of_another_client() {
     let mut other = tokio::process::Command::new("etcdctl");
     other.args(["--endpoints", &endpoint, "lock", "k"]).env("ETCDCTL_API", "3").stdout(Stdio::null());
     let _other = other.kill_on_drop(true).spawn().unwrap();
-    until("the other holds", async || places(&engine, "k").await == 1).await;
+    eventually("the other holds", async || places(&engine, "k").await == 1).await;
     let theirs = engine.inspect(&key("k")).await.unwrap().places.remove(0);
     assert!(matches!(theirs.standing, Standing::Holds { .. }));
     let mut waiter = engine.contend(claim("k"));

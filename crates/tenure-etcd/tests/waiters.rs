@@ -29,7 +29,7 @@ async fn c103_each_release_wakes_one_of_a_thousand_waiters() {
             told.send(guard).unwrap();
         });
     }
-    until("all wait", async || places(&engine, "k").await == WAITERS + 1).await;
+    eventually("all wait", async || places(&engine, "k").await == WAITERS + 1).await;
     let before = events(&cluster);
     holder.release().await.unwrap();
     for _ in 0..RELEASES {
@@ -63,7 +63,7 @@ async fn a_permit_that_comes_back_wakes_one_of_many_and_they_follow_in_order() {
             let guard = lock.acquire().await.unwrap();
             told.send(guard).unwrap();
         });
-        until("it waits", async || places(&engine, "k").await == 4 + at).await;
+        eventually("it waits", async || places(&engine, "k").await == 4 + at).await;
     }
     let before = events(&cluster);
     let mut slots = Vec::new();

@@ -59,7 +59,8 @@ async fn a_migration_that_was_interrupted_is_refused_and_finished_by_another() {
         let error = refused(&server.url("tenure")).await;
         assert_eq!(axes(&error), (EngineErrorKind::Unsupported, Effect::None, Retry::Useless), "{damage}");
         assert!(error.to_string().contains("tenure migrate --at"), "{error}");
-        migrate(&options(&server.url("tenure"))).await.unwrap();
+        let wishes = options(&server.url("tenure"));
+        at_last("it is migrated", async || migrate(&wishes).await).await;
         let mut contender = open(&server).await.contend(claim("k"));
         granted(&mut contender).await;
         contender.withdraw(Stray::Impossible).await.unwrap();

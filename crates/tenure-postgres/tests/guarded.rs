@@ -25,7 +25,7 @@ fn hold<'a>(claim: &'a Claim, grant: &Grant) -> Hold<'a> {
 
 /// A hold of so many milliseconds that nobody renews, as that of a client that is paused.
 async fn paused(postgres: &Postgres, millis: u64) -> (Claim, Grant) {
-    let wish = short_claim("k", millis);
+    let wish = short_claim("k", Duration::from_millis(millis));
     let grant = granted(&mut postgres.contend(wish.clone())).await;
     (wish, grant)
 }
@@ -134,7 +134,10 @@ async fn c001_no_update_is_lost_under_guarded_transactions_although_leases_end_i
             let mut committed = 0;
             for round in 0..10 {
                 // Some leases are too short for the work, and nobody renews them.
-                let wish = short_claim("k", if (worker + round) % 3 == 0 { 60 } else { 30_000 });
+                let wish = short_claim(
+                    "k",
+                    Duration::from_millis(if (worker + round) % 3 == 0 { 60 } else { 30_000 }),
+                );
                 let mut contender = postgres.contend(wish.clone());
                 let grant = match tokio::time::timeout(LIMIT, granted_or_gone(&mut contender)).await.unwrap()
                 {

@@ -72,31 +72,6 @@ async fn c026_a_lost_reply_does_not_block_its_own_claim() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn c027_c030_a_storm_of_cancelled_attempts_shifts_no_answer_and_leaves_no_place() {
-    let server = RedisServer::start(&[]).unwrap();
-    let redis = open(&server).await;
-    let storm = (0..400_u64).map(|n| {
-        let redis = redis.clone();
-        tokio::spawn(async move {
-            let name = format!("k{}", n % 7);
-            let mut contender = redis.contend(claim(&name));
-            // Each is given up at another point: before, while and after it is sent.
-            let limit = Duration::from_micros(n * 3);
-            let cut = tokio::time::timeout(limit, contender.attempt()).await.is_err();
-            let stray = if cut { Stray::Possible } else { Stray::Impossible };
-            contender.withdraw(stray).await.unwrap();
-            let mut sure = redis.contend(claim(&format!("own/{n}")));
-            granted(&mut sure).await;
-            sure.withdraw(Stray::Impossible).await.unwrap()
-        })
-    });
-    for one in futures_util::future::join_all(storm).await {
-        assert_eq!(one.unwrap(), Withdrawn::Held);
-    }
-    assert_eq!(redis.keys("", None, 9).await.unwrap(), []);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c029_an_attempt_that_arrives_after_its_withdrawal_is_refused() {
     let server = RedisServer::start(&[]).unwrap();
     let proxy = Proxy::before(server.port(), Proxy::resp).unwrap();

@@ -36,7 +36,7 @@ async fn c048_c062_holds_and_order_survive_the_loss_of_a_leader_and_a_follower_t
 
     let leader = ensemble.leader().unwrap();
     ensemble.servers()[leader].kill();
-    until("the hold is proven at another leader", async || {
+    eventually("the hold is proven at another leader", async || {
         matches!(holder.renew().await, Ok(Renewal::Renewed(_)))
     })
     .await;
@@ -51,13 +51,13 @@ async fn c048_c062_holds_and_order_survive_the_loss_of_a_leader_and_a_follower_t
     let leader = ensemble.leader().unwrap();
     let lags = (leader + 1) % 3;
     ensemble.servers()[lags].process().freeze();
-    until("the hold is proven at a server that runs", async || {
+    eventually("the hold is proven at a server that runs", async || {
         matches!(waiter.renew().await, Ok(Renewal::Renewed(_)))
     })
     .await;
     let mut third = one.contend(claim("k"));
-    until("another joins", async || third.attempt().await.is_ok()).await;
-    until("it is released", async || waiter.withdraw(Stray::Impossible).await.is_ok()).await;
+    eventually("another joins", async || third.attempt().await.is_ok()).await;
+    eventually("it is released", async || waiter.withdraw(Stray::Impossible).await.is_ok()).await;
     let third = granted_at_last(&mut third).await;
     assert!(third.tokens.first > second.tokens.last());
     ensemble.servers()[lags].process().thaw();
@@ -85,7 +85,7 @@ async fn c004_a_client_of_a_server_that_is_cut_off_from_its_leader_proves_nothin
     for other in [leader, (leader + 2) % 3] {
         ensemble.servers()[other].process().thaw();
     }
-    until("it is proven again", async || matches!(holder.renew().await, Ok(Renewal::Renewed(_)))).await;
+    eventually("it is proven again", async || matches!(holder.renew().await, Ok(Renewal::Renewed(_)))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -117,9 +117,9 @@ async fn intervals_never_overlap_and_tokens_rise_while_leaders_are_killed() {
     }
     for _ in 0..2 {
         let seen = grants.load(Ordering::SeqCst);
-        until("locks are taken", async || grants.load(Ordering::SeqCst) > seen + 20).await;
+        eventually("locks are taken", async || grants.load(Ordering::SeqCst) > seen + 20).await;
         let mut leader = None;
-        until("somebody leads", async || {
+        eventually("somebody leads", async || {
             leader = ensemble.leader();
             leader.is_some()
         })
@@ -127,7 +127,7 @@ async fn intervals_never_overlap_and_tokens_rise_while_leaders_are_killed() {
         ensemble.servers()[leader.unwrap()].restart().unwrap();
     }
     let seen = grants.load(Ordering::SeqCst);
-    until("locks are taken again", async || grants.load(Ordering::SeqCst) > seen + 20).await;
+    eventually("locks are taken again", async || grants.load(Ordering::SeqCst) > seen + 20).await;
     stop.store(true, Ordering::SeqCst);
     for worker in workers {
         in_time("the workers end", worker).await.unwrap();

@@ -186,7 +186,8 @@ async fn c081_an_unused_folder_is_removed_and_tokens_go_on_rising() {
         assert!(Some(token) > last, "round {round}");
         last = Some(token);
         holder.withdraw(Stray::Impossible).await.unwrap();
-        until("the folder is removed", async || other.check_stat("/tenure/k").await.unwrap().is_none()).await;
+        eventually("the folder is removed", async || other.check_stat("/tenure/k").await.unwrap().is_none())
+            .await;
     }
     // While folders come and go, nobody is told that one is missing.
     let tenure = Tenure::new(zookeeper);
@@ -203,16 +204,16 @@ async fn a_hold_survives_the_restart_of_the_server_and_not_the_loss_of_its_data(
     let grant = granted(&mut holder).await;
     server.servers()[0].restart().unwrap();
     server.wait_ready().unwrap();
-    until("it is reached again", async || matches!(holder.renew().await, Ok(Renewal::Renewed(_)))).await;
+    eventually("it is reached again", async || matches!(holder.renew().await, Ok(Renewal::Renewed(_)))).await;
     assert_eq!(granted(&mut holder).await.tokens, grant.tokens);
     server.servers()[0].restart_empty().unwrap();
     server.wait_ready().unwrap();
-    until("it is told", async || matches!(holder.renew().await, Ok(Renewal::Gone(Gone::Absent)))).await;
+    eventually("it is told", async || matches!(holder.renew().await, Ok(Renewal::Gone(Gone::Absent)))).await;
     // An ensemble without its data begins to count anew; who has seen more is not given less.
     let mut informed = claim("k");
     informed.floor = Some(grant.tokens.last());
     let mut informed = zookeeper.contend(informed);
-    until("it is refused or above", async || match informed.attempt().await {
+    eventually("it is refused or above", async || match informed.attempt().await {
         Ok(tenure_core::engine::Attempt::Granted(again)) => {
             assert!(again.tokens.first > grant.tokens.last());
             true
@@ -251,6 +252,6 @@ async fn c001_a_stale_holder_cannot_write_what_its_hold_guards() {
     assert!(late.commit().await.is_err());
     assert_eq!(other.get_data(&path).await.unwrap().0, b"first");
     next.release().await.unwrap();
-    until("the first is told", async || !guard.is_held()).await;
+    eventually("the first is told", async || !guard.is_held()).await;
     assert!(zookeeper.fence(guard.claim()).await.unwrap().is_none());
 }

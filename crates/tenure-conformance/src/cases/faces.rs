@@ -17,7 +17,8 @@ use tokio::task::JoinSet;
 
 use super::cases;
 use crate::site::Site;
-use crate::stage::{Stage, eventually, soon};
+use crate::stage::Stage;
+use crate::tools::{eventually, in_time};
 
 cases![
     a_mutex_has_one_holder_and_rising_tokens,
@@ -71,7 +72,8 @@ async fn a_wait_of_zero_tiny_or_huge_is_a_wait_c113<S: Site>(stage: &Stage<S>) {
         .await;
         let guard = free.unwrap();
         if patience != Duration::MAX {
-            let busy = soon("a short wait ends", two.lock(stage.name("k")).wait_for(patience)).await.unwrap();
+            let busy =
+                in_time("a short wait ends", two.lock(stage.name("k")).wait_for(patience)).await.unwrap();
             assert!(busy.is_busy());
             assert!(guard.is_held());
             // Whoever gave up is withdrawn in the background, or it would be offered the key first.
@@ -83,7 +85,7 @@ async fn a_wait_of_zero_tiny_or_huge_is_a_wait_c113<S: Site>(stage: &Stage<S>) {
             stage.until_places("k", 2).await;
             guard.release().await.unwrap();
             let guard =
-                soon("a wait without end is granted", waiter).await.unwrap().unwrap().guard().unwrap();
+                in_time("a wait without end is granted", waiter).await.unwrap().unwrap().guard().unwrap();
             guard.release().await.unwrap();
         }
     }
@@ -98,7 +100,7 @@ async fn a_wait_that_ends_leaves_the_line_c113<S: Site>(stage: &Stage<S>) {
         let lock = if n % 2 == 0 { lock } else { lock.fairness(Fairness::StrictFifo) };
         waits.spawn(async move { lock.wait_for(patience).await.unwrap() });
     }
-    while let Some(outcome) = soon("the waits end", waits.join_next()).await {
+    while let Some(outcome) = in_time("the waits end", waits.join_next()).await {
         assert!(outcome.unwrap().is_busy());
     }
     stage.until_places("k", 1).await;
@@ -143,7 +145,8 @@ async fn a_writer_is_not_starved_by_readers_c110<S: Site>(stage: &Stage<S>) {
     }
     eventually("the readers read", async || reads.load(Ordering::SeqCst) > 20).await;
     let writer = stage.tenure().await.rw_lock(stage.name("k")).write();
-    let granted = tokio::spawn(async move { soon("the writer is granted", writer.acquire()).await.unwrap() });
+    let granted =
+        tokio::spawn(async move { in_time("the writer is granted", writer.acquire()).await.unwrap() });
     let writes = |mode| mode == tenure_core::Mode::Exclusive;
     eventually("the writer is in the line", async || {
         granted.is_finished() || stage.places("k").await.iter().any(|place| writes(place.mode))
@@ -159,7 +162,7 @@ async fn a_writer_is_not_starved_by_readers_c110<S: Site>(stage: &Stage<S>) {
     writer.release().await.unwrap();
     eventually("the readers go on", async || reads.load(Ordering::SeqCst) > during).await;
     stop.store(true, Ordering::SeqCst);
-    while let Some(reader) = soon("the readers end", readers.join_next()).await {
+    while let Some(reader) = in_time("the readers end", readers.join_next()).await {
         reader.unwrap();
     }
 }
@@ -194,7 +197,7 @@ async fn a_semaphore_never_exceeds_its_limit_c111<S: Site>(stage: &Stage<S>) {
             }
         });
     }
-    while let Some(task) = soon("the permits go round", tasks.join_next()).await {
+    while let Some(task) = in_time("the permits go round", tasks.join_next()).await {
         task.unwrap();
     }
 }
@@ -284,7 +287,7 @@ async fn lock_all_with_crossing_orders_does_not_deadlock_c112<S: Site>(stage: &S
             }
         });
     }
-    while let Some(task) = soon("nobody waits for each other", tasks.join_next()).await {
+    while let Some(task) = in_time("nobody waits for each other", tasks.join_next()).await {
         task.unwrap();
     }
 }
@@ -303,7 +306,7 @@ async fn waiters_of_several_clients_are_granted_in_order_of_arrival<S: Site>(sta
         stage.until_places("k", n + 2).await;
     }
     holder.release().await.unwrap();
-    while let Some(waiter) = soon("all are granted", waiters.join_next()).await {
+    while let Some(waiter) = in_time("all are granted", waiters.join_next()).await {
         waiter.unwrap();
     }
     assert_in_order(&order.lock().unwrap());
@@ -326,7 +329,7 @@ async fn strict_fifo_keeps_the_order_inside_a_client_too<S: Site>(stage: &Stage<
         stage.until_places("k", n + 2).await;
     }
     holder.release().await.unwrap();
-    while let Some(waiter) = soon("all are granted", waiters.join_next()).await {
+    while let Some(waiter) = in_time("all are granted", waiters.join_next()).await {
         waiter.unwrap();
     }
     assert_in_order(&order.lock().unwrap());
@@ -372,7 +375,7 @@ async fn a_handover_is_bounded_while_others_wait_and_has_tokens_of_its_own<S: Si
         let granted = {
             let log = Arc::clone(&log);
             tokio::spawn(async move {
-                let guard = soon("the other client has its turn", waiter.acquire()).await.unwrap();
+                let guard = in_time("the other client has its turn", waiter.acquire()).await.unwrap();
                 log.lock().unwrap().push((true, guard.token()));
                 guard.release().await.unwrap();
             })
@@ -390,7 +393,7 @@ async fn a_handover_is_bounded_while_others_wait_and_has_tokens_of_its_own<S: Si
         }
     }
     stop.store(true, Ordering::SeqCst);
-    while let Some(task) = soon("the tasks end", tasks.join_next()).await {
+    while let Some(task) = in_time("the tasks end", tasks.join_next()).await {
         task.unwrap();
     }
     let log = log.lock().unwrap();
@@ -426,7 +429,7 @@ async fn two_clients_with_many_tasks_never_overlap_c115<S: Site>(stage: &Stage<S
             }
         });
     }
-    while let Some(task) = soon("everybody has its turn", tasks.join_next()).await {
+    while let Some(task) = in_time("everybody has its turn", tasks.join_next()).await {
         task.unwrap();
     }
 }
@@ -450,7 +453,7 @@ async fn many_keys_at_once<S: Site>(stage: &Stage<S>) {
         tasks.spawn(async move { lock.acquire().await.unwrap() });
     }
     let mut guards = Vec::new();
-    while let Some(guard) = soon("every key is free", tasks.join_next()).await {
+    while let Some(guard) = in_time("every key is free", tasks.join_next()).await {
         guards.push(guard.unwrap());
     }
     assert_eq!(stage.keys(&stage.name("many/")).await.len(), KEYS);
@@ -481,9 +484,9 @@ async fn the_blocking_api_does_the_same<S: Site>(stage: &Stage<S>) {
         drop(guards);
         assert_eq!(two.shutdown(Duration::from_secs(30)), 0);
     });
-    soon("the short waits end", has_tried).await.unwrap();
+    in_time("the short waits end", has_tried).await.unwrap();
     stage.until_places("k", 2).await;
     guard.release().await.unwrap();
     let done = tokio::task::spawn_blocking(move || thread.join());
-    soon("the thread ends", done).await.unwrap().unwrap();
+    in_time("the thread ends", done).await.unwrap().unwrap();
 }

@@ -1,31 +1,20 @@
-//! The life of a hold as users meet it: guards, cancellation, drop, loss, shutdown.
+//! The life of a hold as users meet it: guards, loss, shutdown.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tenure_core::engine::{Liveness, Standing, Withdrawn};
-use tenure_core::{ErrorKind, Fairness, LossCause, Options, Released, Tenure};
+use tenure_core::{ErrorKind, LossCause, Options, Released, Tenure};
 
 use super::cases;
 use crate::site::Site;
-use crate::stage::{Stage, eventually, now, poll_once, soon};
-
-/// How many await points an operation has at most.
-const POLLS_MAX: usize = 10;
+use crate::stage::Stage;
+use crate::tools::{eventually, in_time, now};
 
 cases![
     a_guard_tells_its_state,
-    an_acquire_dropped_at_any_point_leaves_nothing_c027,
-    a_wait_dropped_at_any_point_leaves_nothing_c027_c034,
-    a_wait_dropped_while_the_key_comes_leaves_nothing_c027,
-    a_release_dropped_at_any_point_is_finished_c027_c033,
-    lock_all_dropped_at_any_point_leaves_nothing_c027_c112,
-    a_dropped_leader_leaves_its_place_to_the_next,
-    a_guard_can_be_dropped_anywhere_c037,
     a_guard_that_outlives_its_client_is_kept_and_withdrawn,
     a_lost_guard_that_outlives_its_client_is_withdrawn_too,
     a_blocked_runtime_does_not_lose_the_hold_c013,
@@ -54,7 +43,7 @@ async fn an_offer_is_not_counted_on_for_longer_than_the_ttl<S: Site>(stage: &Sta
         let waiter = tokio::spawn(async move { lock.acquire().await });
         stage.until_places("k", 2).await;
         guard.release().await.unwrap();
-        let guard = soon("the waiter is granted", waiter).await.unwrap().unwrap();
+        let guard = in_time("the waiter is granted", waiter).await.unwrap().unwrap();
         if two.facts().liveness == Liveness::Lease {
             let remaining = guard.remaining().expect("a lease has an end");
             assert!(remaining <= ttl, "{remaining:?} remain of a TTL of {ttl:?}");
@@ -83,154 +72,6 @@ async fn a_guard_tells_its_state<S: Site>(stage: &Stage<S>) {
     assert_eq!(guard.release().await.unwrap(), Released::Cleanly);
 }
 
-/// Polls a future so many times, letting everybody else run in between, and drops it.
-async fn poll_and_drop<F: Future>(future: F, polls: usize) -> Option<F::Output> {
-    let mut future = std::pin::pin!(future);
-    for _ in 0..polls {
-        if let Poll::Ready(output) = poll_once(future.as_mut()).await {
-            return Some(output);
-        }
-        tokio::task::yield_now().await;
-    }
-    None
-}
-
-async fn an_acquire_dropped_at_any_point_leaves_nothing_c027<S: Site>(stage: &Stage<S>) {
-    let tenure = stage.tenure().await;
-    for polls in 0..=POLLS_MAX {
-        for fairness in [Fairness::Handover, Fairness::StrictFifo] {
-            let lock = tenure.lock(stage.name("k")).fairness(fairness);
-            drop(poll_and_drop(lock.acquire(), polls).await);
-            stage.until_places("k", 0).await;
-            drop(poll_and_drop(lock.try_acquire(), polls).await);
-            stage.until_places("k", 0).await;
-            drop(poll_and_drop(lock.wait_for(Duration::from_secs(50)), polls).await);
-            stage.until_places("k", 0).await;
-        }
-    }
-    // The last attempt may have been on its way while the line was still seen empty.
-    let free = async || !tenure.lock(stage.name("k")).try_acquire().await.unwrap().is_busy();
-    eventually("the key is free", free).await;
-}
-
-async fn a_wait_dropped_at_any_point_leaves_nothing_c027_c034<S: Site>(stage: &Stage<S>) {
-    let (one, two) = (stage.tenure().await, stage.tenure().await);
-    let holder = one.lock(stage.name("k")).acquire().await.unwrap();
-    for polls in 0..=POLLS_MAX {
-        for lock in [two.rw_lock(stage.name("k")).read(), two.lock(stage.name("k"))] {
-            assert!(poll_and_drop(lock.acquire(), polls).await.is_none());
-            stage.until_places("k", 1).await;
-            drop(poll_and_drop(lock.wait_for(Duration::from_secs(50)), polls).await);
-            stage.until_places("k", 1).await;
-        }
-    }
-    assert!(holder.is_held());
-    assert_eq!(holder.release().await.unwrap(), Released::Cleanly);
-}
-
-async fn a_wait_dropped_while_the_key_comes_leaves_nothing_c027<S: Site>(stage: &Stage<S>) {
-    let (one, two) = (stage.tenure().await, stage.tenure().await);
-    for polls in 1..=POLLS_MAX {
-        let holder = one.lock(stage.name("k")).acquire().await.unwrap();
-        let lock = two.lock(stage.name("k"));
-        let mut wait = Box::pin(lock.acquire());
-        for _ in 0..polls {
-            assert!(poll_once(wait.as_mut()).await.is_pending());
-            tokio::task::yield_now().await;
-        }
-        // The grant is on its way, or has come, when the wait is dropped.
-        holder.release().await.unwrap();
-        if polls % 2 == 0 {
-            let _ = poll_once(wait.as_mut()).await;
-        }
-        drop(wait);
-        stage.until_places("k", 0).await;
-    }
-}
-
-async fn a_release_dropped_at_any_point_is_finished_c027_c033<S: Site>(stage: &Stage<S>) {
-    let (one, two) = (stage.tenure().await, stage.tenure().await);
-    for polls in 0..=POLLS_MAX {
-        let guard = one.lock(stage.name("k")).acquire().await.unwrap();
-        drop(poll_and_drop(guard.release(), polls).await);
-        stage.until_places("k", 0).await;
-        let guard = soon("the key is free", two.lock(stage.name("k")).acquire()).await.unwrap();
-        guard.release().await.unwrap();
-    }
-}
-
-async fn lock_all_dropped_at_any_point_leaves_nothing_c027_c112<S: Site>(stage: &Stage<S>) {
-    let (one, two) = (stage.tenure().await, stage.tenure().await);
-    let holder = one.lock(stage.name("b")).acquire().await.unwrap();
-    for polls in 0..=POLLS_MAX {
-        let all = two.lock_all(["a", "b", "c"].map(|name| stage.name(name)));
-        assert!(poll_and_drop(all.acquire(), polls).await.is_none());
-        for (name, places) in [("a", 0), ("b", 1), ("c", 0)] {
-            stage.until_places(name, places).await;
-        }
-    }
-    holder.release().await.unwrap();
-}
-
-async fn a_dropped_leader_leaves_its_place_to_the_next<S: Site>(stage: &Stage<S>) {
-    let (one, two) = (stage.tenure().await, stage.tenure().await);
-    let holder = one.lock(stage.name("k")).acquire().await.unwrap();
-    let lock = two.lock(stage.name("k"));
-    let (mut leader, mut second) = (Box::pin(lock.acquire()), Box::pin(lock.acquire()));
-    assert!(poll_once(leader.as_mut()).await.is_pending());
-    eventually("the leader waits", async || {
-        let _ = poll_once(leader.as_mut()).await;
-        stage.places("k").await.len() == 2
-    })
-    .await;
-    assert!(poll_once(second.as_mut()).await.is_pending());
-    let place = stage.claims("k").await[1];
-    drop(leader);
-    assert!(poll_once(second.as_mut()).await.is_pending());
-    assert_eq!(stage.claims("k").await[1], place, "the place belongs to the client");
-    holder.release().await.unwrap();
-    let guard = soon("the next has the turn", second).await.unwrap();
-    guard.release().await.unwrap();
-}
-
-async fn a_guard_can_be_dropped_anywhere_c037<S: Site>(stage: &Stage<S>) {
-    let tenure = stage.tenure().await;
-    let lock = || tenure.lock(stage.name("k"));
-    let guard = lock().acquire().await.unwrap();
-    std::thread::spawn(move || drop(guard)).join().unwrap();
-    stage.until_places("k", 0).await;
-
-    let guard = lock().acquire().await.unwrap();
-    let panics = std::thread::Builder::new().name("panics on purpose".into()).spawn(move || {
-        let _guard = guard;
-        // Without the hook: nobody needs to read of a panic that is wanted.
-        std::panic::resume_unwind(Box::new("on purpose"));
-    });
-    assert!(panics.unwrap().join().is_err());
-    stage.until_places("k", 0).await;
-
-    let waits = lock();
-    let unwound = AssertUnwindSafe(async {
-        let _guard = waits.acquire().await.unwrap();
-        std::panic::resume_unwind(Box::new("on purpose"))
-    });
-    assert!(unwound.catch_unwind().await.map(|(): ()| ()).is_err());
-    stage.until_places("k", 0).await;
-
-    // The runtime on which it was acquired has ended.
-    let acquires = lock();
-    let guard = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let guard = runtime.block_on(acquires.acquire()).unwrap();
-        drop(runtime);
-        guard
-    });
-    let guard = guard.join().unwrap();
-    assert!(guard.is_held());
-    drop(guard);
-    stage.until_places("k", 0).await;
-}
-
 async fn a_guard_that_outlives_its_client_is_kept_and_withdrawn<S: Site>(stage: &Stage<S>) {
     let ttl = Duration::from_secs(2);
     let tenure = stage.tenure().await;
@@ -251,7 +92,7 @@ async fn a_lost_guard_that_outlives_its_client_is_withdrawn_too<S: Site>(stage: 
     let lock = tenure.lock(stage.name("k")).max_hold(Duration::from_millis(100));
     let guard = lock.acquire().await.unwrap();
     drop((lock, tenure));
-    assert_eq!(soon("the hold ends", guard.lost()).await.cause, LossCause::MaxHold);
+    assert_eq!(in_time("the hold ends", guard.lost()).await.cause, LossCause::MaxHold);
     // Time enough for the keeper to think that nothing is left to keep.
     tokio::time::sleep(Duration::from_millis(300)).await;
     drop(guard);
@@ -273,7 +114,7 @@ async fn a_blocked_runtime_does_not_lose_the_hold_c013<S: Site>(stage: &Stage<S>
         });
     });
     let joined = tokio::task::spawn_blocking(move || blocked.join());
-    soon("the blocked runtime ends", joined).await.unwrap().unwrap();
+    in_time("the blocked runtime ends", joined).await.unwrap().unwrap();
 }
 
 #[allow(clippy::disallowed_methods, reason = "this is user code that blocks its runtime")]
@@ -290,7 +131,7 @@ async fn an_evicted_holder_is_told_and_its_release_says_so_c032_c040<S: Site>(st
     eventually("the holder is told", async || !guard.is_held()).await;
     let loss = guard.check().expect_err("it was broken");
     assert_eq!((loss.cause, loss.token), (LossCause::Revoked, guard.token()));
-    assert_eq!(soon("whoever asks is told", guard.lost()).await, loss);
+    assert_eq!(in_time("whoever asks is told", guard.lost()).await, loss);
     let next = operator.lock(stage.name("k")).acquire().await.unwrap();
     assert!(next.token() > guard.token());
     assert_eq!(guard.release().await.unwrap(), Released::AlreadyLost(loss));
@@ -319,7 +160,7 @@ async fn work_under_a_guard_ends_with_the_hold_c039<S: Site>(stage: &Stage<S>) {
         tokio::time::sleep(Duration::from_millis(30)).await;
         tenure.evict(stage.name("k"), guard.claim()).await.unwrap();
     };
-    let (outcome, ()) = soon("the work ends", async { tokio::join!(guard.run(work), evict) }).await;
+    let (outcome, ()) = in_time("the work ends", async { tokio::join!(guard.run(work), evict) }).await;
     assert_eq!(outcome.expect_err("it was broken").cause, LossCause::Revoked);
     assert_eq!(ended.load(Ordering::SeqCst), 1);
     assert!(guard.run(std::future::pending::<()>()).await.is_err(), "a loss is final");
@@ -345,17 +186,17 @@ async fn the_successor_acts_after_the_last_act_of_its_predecessor_c039<S: Site>(
     };
     guard.run(work).await.unwrap();
     guard.release().await.unwrap();
-    soon("the successor ends", successor).await.unwrap();
+    in_time("the successor ends", successor).await.unwrap();
 }
 
 async fn max_hold_ends_a_hold_whatever_its_owner_does_c015<S: Site>(stage: &Stage<S>) {
     let (one, two) = (stage.tenure().await, stage.tenure().await);
     let lock = one.lock(stage.name("k")).ttl(Duration::from_millis(600)).max_hold(Duration::from_millis(300));
     let guard = lock.acquire().await.unwrap();
-    assert_eq!(soon("the hold ends", guard.lost()).await.cause, LossCause::MaxHold);
+    assert_eq!(in_time("the hold ends", guard.lost()).await.cause, LossCause::MaxHold);
     assert!(!guard.is_held());
     if stage.facts.liveness == tenure_core::engine::Liveness::Lease {
-        let next = soon("the key is free", two.lock(stage.name("k")).acquire()).await.unwrap();
+        let next = in_time("the key is free", two.lock(stage.name("k")).acquire()).await.unwrap();
         next.release().await.unwrap();
     } else {
         // The living are told, never robbed: the place is kept until the guard is dropped.
@@ -364,7 +205,7 @@ async fn max_hold_ends_a_hold_whatever_its_owner_does_c015<S: Site>(stage: &Stag
     assert!(
         matches!(guard.release().await.unwrap(), Released::AlreadyLost(loss) if loss.cause == LossCause::MaxHold)
     );
-    let next = soon("the key is free", two.lock(stage.name("k")).acquire()).await.unwrap();
+    let next = in_time("the key is free", two.lock(stage.name("k")).acquire()).await.unwrap();
     next.release().await.unwrap();
 }
 
@@ -375,7 +216,7 @@ async fn a_client_that_vanished_blocks_nobody_and_knows_it_c001_c007<S: Site>(st
     let ttl = Duration::from_millis(600);
     let guard = paused.lock(stage.name("k")).ttl(ttl).acquire().await.unwrap();
     let other = stage.tenure().await;
-    let next = soon("the key is free", other.lock(stage.name("k")).acquire()).await.unwrap();
+    let next = in_time("the key is free", other.lock(stage.name("k")).acquire()).await.unwrap();
     // Its validity had ended before anybody else was granted, and it knows without having been told.
     assert!(!guard.is_held());
     assert_eq!(guard.check().expect_err("it has expired").cause, LossCause::Expired);
@@ -394,7 +235,7 @@ async fn a_quarantine_follows_a_hold_that_was_not_released<S: Site>(stage: &Stag
     let guard = paused.lock(stage.name("k")).ttl(ttl).quarantine(quarantine).acquire().await.unwrap();
     assert!(guard.remaining() <= Some(ttl), "a holder counted on its quarantine");
     let other = stage.tenure().await;
-    let next = soon("the key is free", other.lock(stage.name("k")).acquire()).await.unwrap();
+    let next = in_time("the key is free", other.lock(stage.name("k")).acquire()).await.unwrap();
     assert!(now().since(since) >= ttl + quarantine);
     assert!(!guard.is_held());
     next.release().await.unwrap();
@@ -412,7 +253,7 @@ async fn a_waiter_with_a_quarantine_gets_a_hold_that_stands<S: Site>(stage: &Sta
     let waiter = tokio::spawn(async move { lock.acquire().await.unwrap() });
     stage.until_places("k", 2).await;
     holder.release().await.unwrap();
-    let guard = soon("the waiter is granted", waiter).await.unwrap();
+    let guard = in_time("the waiter is granted", waiter).await.unwrap();
     for _ in 0..20 {
         assert!(guard.is_held(), "{:?}", guard.check());
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -433,11 +274,11 @@ async fn a_waiting_client_keeps_its_place_for_long_c105<S: Site>(stage: &Stage<S
     tokio::time::sleep(stage.facts.claim_window * 3 / 2).await;
     assert_eq!(stage.claims("k").await[1], place, "a living waiter lost its place");
     holder.release().await.unwrap();
-    let early = soon("the first is granted first", early).await.unwrap();
+    let early = in_time("the first is granted first", early).await.unwrap();
     assert_eq!(early.claim(), place);
     assert!(!late.is_finished());
     early.release().await.unwrap();
-    soon("then the second", late).await.unwrap().release().await.unwrap();
+    in_time("then the second", late).await.unwrap().release().await.unwrap();
 }
 
 async fn a_hold_of_many_terms_stays_renewed<S: Site>(stage: &Stage<S>) {
@@ -478,7 +319,7 @@ async fn an_evicted_waiter_gets_an_error<S: Site>(stage: &Stage<S>) {
     stage.until_places("k", 2).await;
     let claim = stage.claims("k").await[1];
     assert_eq!(one.evict(stage.name("k"), claim).await.unwrap(), Withdrawn::Waited);
-    let error = soon("the waiter is told", waiter).await.unwrap().expect_err("it was evicted");
+    let error = in_time("the waiter is told", waiter).await.unwrap().expect_err("it was evicted");
     assert_eq!(error.kind(), ErrorKind::Evicted);
     assert!(holder.is_held());
     holder.release().await.unwrap();

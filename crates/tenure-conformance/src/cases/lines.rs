@@ -13,7 +13,8 @@ use tenure_core::{ClaimId, Identity, IfBusy, Key, Mode};
 
 use super::cases;
 use crate::site::Site;
-use crate::stage::{Stage, gone, granted, granted_at_last, holds, soon, waiting};
+use crate::stage::Stage;
+use crate::tools::{gone, granted, granted_at_last, holds, in_time, waits};
 
 cases![
     evict_takes_out_a_holder_and_tells_it,
@@ -35,11 +36,11 @@ async fn evict_takes_out_a_holder_and_tells_it<S: Site>(stage: &Stage<S>) {
     let token = granted(&mut victim).await.tokens.first;
     assert!(holds(&mut victim).await);
     let mut next = two.contend(stage.claim("k"));
-    waiting(&mut next).await;
+    waits(&mut next).await;
     let told = async {
         // A wake may be spurious; what counts is that a renewal after one tells the truth.
         loop {
-            soon("the evicted holder is told", victim.changed()).await.unwrap();
+            in_time("the evicted holder is told", victim.changed()).await.unwrap();
             if let Renewal::Gone(gone) = victim.renew().await.unwrap() {
                 return gone;
             }
@@ -62,9 +63,9 @@ async fn evict_takes_out_a_waiter_and_tells_it<S: Site>(stage: &Stage<S>) {
     granted(&mut holder).await;
     let claim = stage.claim("k");
     let mut victim = one.contend(claim.clone());
-    waiting(&mut victim).await;
+    waits(&mut victim).await;
     assert_eq!(two.evict(&claim.key, claim.id).await.unwrap(), Withdrawn::Waited);
-    soon("the evicted waiter is told", victim.changed()).await.unwrap();
+    in_time("the evicted waiter is told", victim.changed()).await.unwrap();
     assert_eq!(gone(&mut victim).await, Gone::Evicted);
     assert!(holds(&mut holder).await);
     holder.withdraw(Stray::Impossible).await.unwrap();
@@ -104,7 +105,7 @@ async fn inspect_shows_the_line_with_identities_and_standings<S: Site>(stage: &S
     let empty = stage.line("k").await;
     assert_eq!((empty.key, empty.places), (stage.key("k"), vec![]));
     let grant = granted(&mut one.contend(reader.clone())).await;
-    waiting(&mut two.contend(writer.clone())).await;
+    waits(&mut two.contend(writer.clone())).await;
     let line = stage.line("k").await;
     assert_eq!(line.last_token, Some(grant.tokens.last()));
     let [first, second] = line.places.as_slice() else { panic!("two places, not {:?}", line.places) };
@@ -127,7 +128,7 @@ async fn inspect_changes_nothing<S: Site>(stage: &Stage<S>) {
     assert!(stage.keys(&stage.prefix).await.is_empty(), "a look made a line");
     let (first, second) = (stage.claim("k"), stage.claim("k"));
     granted(&mut engine.contend(first.clone())).await;
-    waiting(&mut engine.contend(second.clone())).await;
+    waits(&mut engine.contend(second.clone())).await;
     for _ in 0..5 {
         let line = stage.line("k").await;
         assert_eq!(line.places.iter().map(|place| place.claim).collect::<Vec<_>>(), [first.id, second.id]);
@@ -304,7 +305,7 @@ async fn play<S: Site>(
     limit: u32,
     steps: &[Step],
 ) -> Result<(), TestCaseError> {
-    let name = crate::stage::claim_id().to_string();
+    let name = crate::tools::claim_id().to_string();
     let mut line: Vec<(ClaimId, Mode, <S::Engine as Engine>::Contender)> = Vec::new();
     for step in steps {
         match step {

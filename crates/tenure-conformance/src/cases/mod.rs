@@ -1,5 +1,6 @@
 //! The trials.
 
+mod dropped;
 mod faces;
 mod life;
 mod lines;
@@ -89,6 +90,7 @@ pub(crate) fn all<S: Site>() -> Vec<Case<S>> {
     all.extend(lines::cases());
     all.extend(faces::cases());
     all.extend(life::cases());
+    all.extend(dropped::cases());
     all
 }
 

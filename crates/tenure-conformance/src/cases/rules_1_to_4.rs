@@ -10,7 +10,8 @@ use tenure_core::{FencingToken, IfBusy, Mode, Ttl};
 
 use super::cases;
 use crate::site::Site;
-use crate::stage::{Stage, eventually, granted, granted_at_last, holds, now, poll_once, soon, waiting};
+use crate::stage::{Stage, poll_once};
+use crate::tools::{eventually, granted, granted_at_last, holds, in_time, now, waits};
 
 cases![
     rule_1_a_release_never_hits_somebody_else_c031_c032,
@@ -104,7 +105,7 @@ async fn rule_2_a_repeated_attempt_makes_no_second_place_c035<S: Site>(stage: &S
     granted(&mut holder).await;
     for n in 0..6 {
         granted(&mut holder).await;
-        waiting(&mut lanes[n % 2]).await;
+        waits(&mut lanes[n % 2]).await;
         assert_eq!(stage.claims("k").await, [first.id, second.id]);
     }
     assert_eq!(lanes[0].withdraw(Stray::Impossible).await.unwrap(), Withdrawn::Waited);
@@ -145,12 +146,12 @@ async fn rule_2_a_place_that_is_not_reattempted_expires_c104<S: Site>(stage: &St
     let (holder, dead) = (stage.claim("k"), stage.claim("k"));
     granted(&mut one.contend(holder.clone())).await;
     let mut dead_waiter = one.contend(dead.clone());
-    waiting(&mut dead_waiter).await;
+    waits(&mut dead_waiter).await;
     let mut waiter = two.contend(stage.claim("k"));
-    eventually("the dead place has gone", async || waiting(&mut waiter).await.ahead == 1).await;
+    eventually("the dead place has gone", async || waits(&mut waiter).await.ahead == 1).await;
     assert!(!stage.claims("k").await.contains(&dead.id));
     // Whoever was thrown out is told where it stands now, and may join again at the end.
-    assert_eq!(waiting(&mut dead_waiter).await.ahead, 2);
+    assert_eq!(waits(&mut dead_waiter).await.ahead, 2);
     dead_waiter.withdraw(Stray::Impossible).await.unwrap();
     waiter.withdraw(Stray::Impossible).await.unwrap();
     one.contend(holder).withdraw(Stray::Impossible).await.unwrap();
@@ -163,19 +164,19 @@ async fn rule_2_a_place_that_is_reattempted_stays_c105<S: Site>(stage: &Stage<S>
     let mut first = engine.contend(early.clone());
     let since = now();
     let mut looked = since;
-    waiting(&mut first).await;
+    waits(&mut first).await;
     while now().since(since) < stage.facts.claim_window * 3 / 2 {
         tokio::time::sleep(stage.facts.claim_window / 20).await;
-        waiting(&mut first).await;
+        waits(&mut first).await;
         if now().since(looked) > stage.facts.claim_window / 2 {
             // The machine has kept us from looking: nothing can be said about the place.
             first.withdraw(Stray::Impossible).await.unwrap();
-            waiting(&mut first).await;
+            waits(&mut first).await;
         }
         looked = now();
     }
     let mut second = engine.contend(stage.claim("k"));
-    assert_eq!(waiting(&mut second).await.ahead, 2, "the place was lost");
+    assert_eq!(waits(&mut second).await.ahead, 2, "the place was lost");
     for mut contender in [first, second, engine.contend(holder)] {
         contender.withdraw(Stray::Impossible).await.unwrap();
     }
@@ -186,9 +187,9 @@ async fn rule_2_the_places_of_a_vanished_client_end_c104<S: Site>(stage: &Stage<
     let mut short = stage.claim("k");
     short.ttl = Ttl::new(Duration::from_millis(500)).unwrap();
     let token = granted(&mut victim.contend(short)).await.tokens.first;
-    waiting(&mut victim.contend(stage.claim("k"))).await;
+    waits(&mut victim.contend(stage.claim("k"))).await;
     let mut heir = other.contend(stage.claim("k"));
-    waiting(&mut heir).await;
+    waits(&mut heir).await;
     stage.site.vanish(victim).await;
     assert!(granted_at_last(&mut heir).await.tokens.first > token);
     assert_eq!(stage.places("k").await.len(), 1);
@@ -200,11 +201,11 @@ async fn rule_3_changed_is_level_triggered_c103<S: Site>(stage: &Stage<S>) {
     let mut holder = one.contend(stage.claim("k"));
     granted(&mut holder).await;
     let mut waiter = two.contend(stage.claim("k"));
-    waiting(&mut waiter).await;
+    waits(&mut waiter).await;
     holder.withdraw(Stray::Impossible).await.unwrap();
     // Nobody listened while it happened, and who asks twice is told twice.
     for _ in 0..3 {
-        soon("the waiter is told", waiter.changed()).await.unwrap();
+        in_time("the waiter is told", waiter.changed()).await.unwrap();
     }
     granted(&mut waiter).await;
     waiter.withdraw(Stray::Impossible).await.unwrap();
@@ -216,7 +217,7 @@ async fn rule_3_changed_is_cancel_safe_c027<S: Site>(stage: &Stage<S>) {
         let mut holder = one.contend(stage.claim("k"));
         granted_at_last(&mut holder).await;
         let mut waiter = two.contend(stage.claim("k"));
-        waiting(&mut waiter).await;
+        waits(&mut waiter).await;
         for _ in 0..3 {
             let mut told = Box::pin(waiter.changed());
             for _ in 0..polls {
@@ -231,7 +232,7 @@ async fn rule_3_changed_is_cancel_safe_c027<S: Site>(stage: &Stage<S>) {
         holder.withdraw(Stray::Impossible).await.unwrap();
         // Perhaps it has just been told; it is forgotten before anybody has heard it.
         drop(told);
-        soon("the waiter is told all the same", waiter.changed()).await.unwrap();
+        in_time("the waiter is told all the same", waiter.changed()).await.unwrap();
         granted_at_last(&mut waiter).await;
         waiter.withdraw(Stray::Impossible).await.unwrap();
     }
@@ -242,11 +243,11 @@ async fn rule_3_a_contender_that_has_not_looked_is_woken_too<S: Site>(stage: &St
     let mut holder = one.contend(stage.claim("k"));
     granted(&mut holder).await;
     let claim = stage.claim("k");
-    waiting(&mut two.contend(claim.clone())).await;
+    waits(&mut two.contend(claim.clone())).await;
     let mut lane = two.contend(claim);
     let woken = async {
         loop {
-            soon("a wake", lane.changed()).await.unwrap();
+            in_time("a wake", lane.changed()).await.unwrap();
             if let Attempt::Granted(grant) = lane.attempt().await.unwrap() {
                 return grant;
             }
@@ -269,12 +270,12 @@ async fn rule_3_a_release_wakes_all_whom_it_enables_c103<S: Site>(stage: &Stage<
         let mut claim = stage.claim("k");
         claim.mode = Mode::Shared;
         let mut reader = stage.client().await.contend(claim);
-        waiting(&mut reader).await;
+        waits(&mut reader).await;
         readers.push(reader);
     }
     writer.withdraw(Stray::Impossible).await.unwrap();
     for reader in &mut readers {
-        soon("each reader is told", reader.changed()).await.unwrap();
+        in_time("each reader is told", reader.changed()).await.unwrap();
         granted(reader).await;
     }
     assert_eq!(stage.places("k").await.len(), 5);
@@ -288,15 +289,15 @@ async fn rule_3_an_offer_nobody_confirms_lapses_after_the_claim_window_c106<S: S
     let mut holder = one.contend(stage.claim("k"));
     granted(&mut holder).await;
     let mut silent = one.contend(stage.claim("k"));
-    waiting(&mut silent).await;
+    waits(&mut silent).await;
     let mut next = two.contend(stage.claim("k"));
-    waiting(&mut next).await;
+    waits(&mut next).await;
     holder.withdraw(Stray::Impossible).await.unwrap();
     // The silent one is first in the line and never answers; its TTL is longer than this trial waits.
     let token = granted_at_last(&mut next).await.tokens.first;
     assert!(!holds(&mut silent).await, "an offer that has lapsed was confirmed");
     // The late one joins again, at the end.
-    assert_eq!(waiting(&mut silent).await.ahead, 1);
+    assert_eq!(waits(&mut silent).await.ahead, 1);
     next.withdraw(Stray::Impossible).await.unwrap();
     assert!(granted_at_last(&mut silent).await.tokens.first > token);
     silent.withdraw(Stray::Impossible).await.unwrap();
@@ -308,10 +309,10 @@ async fn rule_3_a_pushed_grant_is_confirmed_by_renewing<S: Site>(stage: &Stage<S
     let before = granted(&mut holder).await.tokens.first;
     let claim = stage.claim("k");
     let mut waiter = two.contend(claim.clone());
-    waiting(&mut waiter).await;
+    waits(&mut waiter).await;
     holder.withdraw(Stray::Impossible).await.unwrap();
     // An engine may push the grant, or only say that it is worth looking; both must end in one hold.
-    let token = match soon("a wake", waiter.changed()).await.unwrap() {
+    let token = match in_time("a wake", waiter.changed()).await.unwrap() {
         Wake::Granted(grant) => {
             assert_eq!(grant.claim, claim.id);
             assert!(matches!(waiter.renew().await.unwrap(), Renewal::Renewed(_)));
@@ -342,7 +343,7 @@ async fn rule_4_a_renewal_of_a_waiter_grants_nothing<S: Site>(stage: &Stage<S>) 
     let (first, second) = (stage.claim("k"), stage.claim("k"));
     granted(&mut engine.contend(first.clone())).await;
     let mut waiter = engine.contend(second);
-    waiting(&mut waiter).await;
+    waits(&mut waiter).await;
     assert!(!holds(&mut waiter).await);
     assert!(matches!(waiter.restamp().await.unwrap(), Restamp::Gone(_)));
     assert_eq!(holding_tokens(stage, "k").await.len(), 1);
@@ -406,7 +407,7 @@ async fn rule_4_each_hold_has_a_term_of_its_own_c109<S: Site>(stage: &Stage<S>) 
     let mut reader = engine.contend(long);
     assert!(holds(&mut reader).await);
     let mut writer = engine.contend(stage.claim("k"));
-    waiting(&mut writer).await;
+    waits(&mut writer).await;
     reader.withdraw(Stray::Impossible).await.unwrap();
     granted_at_last(&mut writer).await;
     writer.withdraw(Stray::Impossible).await.unwrap();

@@ -13,7 +13,8 @@ use tenure_core::{FencingToken, Mode, Ttl};
 use super::cases;
 use super::rules_1_to_4::holding_tokens;
 use crate::site::Site;
-use crate::stage::{Stage, eventually, gone, granted, granted_at_last, holds, now, waiting};
+use crate::stage::Stage;
+use crate::tools::{eventually, gone, granted, granted_at_last, holds, now, waits};
 
 cases![
     rule_5_withdraw_is_legal_in_every_state,
@@ -41,14 +42,14 @@ async fn rule_5_withdraw_is_legal_in_every_state<S: Site>(stage: &Stage<S>) {
 
         let (mut holder, mut waiter) = (engine.contend(stage.claim("k")), engine.contend(stage.claim("k")));
         granted(&mut holder).await;
-        waiting(&mut waiter).await;
+        waits(&mut waiter).await;
         assert_eq!(waiter.withdraw(stray).await.unwrap(), Withdrawn::Waited);
         assert_eq!(holder.withdraw(stray).await.unwrap(), Withdrawn::Held);
 
         // Offered or only enabled, but never confirmed.
         let (mut holder, mut offered) = (engine.contend(stage.claim("k")), engine.contend(stage.claim("k")));
         granted(&mut holder).await;
-        waiting(&mut offered).await;
+        waits(&mut offered).await;
         holder.withdraw(stray).await.unwrap();
         assert_ne!(offered.withdraw(stray).await.unwrap(), Withdrawn::Absent);
 
@@ -72,13 +73,13 @@ async fn rule_5_withdraw_is_idempotent_c111<S: Site>(stage: &Stage<S>) {
     let (mut a, mut b, mut c, mut d) = (permit(), permit(), permit(), permit());
     granted(&mut a).await;
     granted(&mut b).await;
-    waiting(&mut c).await;
-    waiting(&mut d).await;
+    waits(&mut c).await;
+    waits(&mut d).await;
     // A permit given back twice is one permit.
     assert_eq!(a.withdraw(Stray::Impossible).await.unwrap(), Withdrawn::Held);
     assert_eq!(a.withdraw(Stray::Impossible).await.unwrap(), Withdrawn::Absent);
     granted(&mut c).await;
-    waiting(&mut d).await;
+    waits(&mut d).await;
     assert_eq!(holding_tokens(stage, "k").await.len(), 2);
     for mut contender in [b, c, d] {
         contender.withdraw(Stray::Impossible).await.unwrap();
@@ -104,12 +105,12 @@ async fn rule_5_a_tombstone_refuses_a_late_attempt_c029<S: Site>(stage: &Stage<S
 
 async fn rule_5_a_late_attempt_of_a_holder_is_refused_too_c029<S: Site>(stage: &Stage<S>) {
     let engine = stage.client().await;
-    let (held, waits) = (stage.claim("k"), stage.claim("k"));
+    let (held, other) = (stage.claim("k"), stage.claim("k"));
     granted(&mut engine.contend(held.clone())).await;
-    waiting(&mut engine.contend(waits.clone())).await;
-    assert_eq!(engine.contend(waits.clone()).withdraw(Stray::Possible).await.unwrap(), Withdrawn::Waited);
+    waits(&mut engine.contend(other.clone())).await;
+    assert_eq!(engine.contend(other.clone()).withdraw(Stray::Possible).await.unwrap(), Withdrawn::Waited);
     assert_eq!(engine.contend(held.clone()).withdraw(Stray::Possible).await.unwrap(), Withdrawn::Held);
-    for claim in [held, waits] {
+    for claim in [held, other] {
         let mut late = engine.contend(claim);
         assert_eq!(gone(&mut late).await, Gone::Withdrawn);
         assert_eq!(late.renew().await.unwrap(), Renewal::Gone(Gone::Withdrawn));
@@ -276,7 +277,7 @@ async fn rule_8_deadlines_are_spans_of_the_engines_clock_c019<S: Site>(stage: &S
     let Grant { validity, .. } = granted(&mut engine.contend(claim.clone())).await;
     assert!(matches!(validity, Validity::Lease(granted) if granted >= ttl && granted <= ttl * 4));
     let mut waiter = engine.contend(stage.claim("k"));
-    let look_in = waiting(&mut waiter).await.look_in.expect("a lease ahead ends some time");
+    let look_in = waits(&mut waiter).await.look_in.expect("a lease ahead ends some time");
     assert!(look_in <= ttl * 4);
     let left = |views: Vec<tenure_core::engine::PlaceView>| match views[0].standing {
         Standing::Holds { expires_in, .. } => expires_in.expect("a lease ends"),
@@ -323,7 +324,7 @@ async fn rule_8_a_living_holder_is_not_robbed_by_age_c098<S: Site>(stage: &Stage
     let mut waiter = two.contend(stage.claim("k"));
     let since = now();
     while now().since(since) < Ttl::MIN.duration() * 10 {
-        waiting(&mut waiter).await;
+        waits(&mut waiter).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(holds(&mut holder).await);

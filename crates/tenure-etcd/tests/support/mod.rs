@@ -10,33 +10,15 @@
 
 pub mod site;
 
-use std::future::Future;
 use std::time::Duration;
 
-use tenure_core::engine::{
-    Attempt, Contender, Effect, Engine, EngineError, EngineErrorKind, Grant, Retry, Waiting,
-};
-use tenure_core::{Claim, ClaimId, FencingToken, IfBusy, Key, Ttl};
-use tenure_etcd::{Etcd, EtcdContender, EtcdOptions};
+use tenure_core::ClaimId;
+use tenure_core::engine::EngineError;
+use tenure_etcd::{Etcd, EtcdOptions};
 
+pub use tenure_conformance::tools::*;
 pub use tenure_servers::etcd::{EtcdCluster, EtcdStart, etcdctl};
 pub use tenure_servers::{Certificates, LIMIT, Proxy, Side, Trick, free_ports};
-
-pub fn key(name: &str) -> Key {
-    Key::new(name).unwrap()
-}
-
-pub fn claim(name: &str) -> Claim {
-    let mut claim = Claim::new(key(name), ClaimId::from_bits(rand::random()));
-    claim.ttl = Ttl::new(Duration::from_secs(30)).unwrap();
-    claim
-}
-
-pub fn only_try(name: &str) -> Claim {
-    let mut claim = claim(name);
-    claim.if_busy = IfBusy::Leave;
-    claim
-}
 
 pub fn options(url: &str) -> EtcdOptions {
     EtcdOptions::from_url(url).unwrap()
@@ -48,71 +30,6 @@ pub async fn open(cluster: &EtcdCluster) -> Etcd {
 
 pub async fn refused(url: &str) -> EngineError {
     Etcd::open(&options(url)).await.unwrap_err()
-}
-
-pub async fn granted(contender: &mut EtcdContender) -> Grant {
-    match contender.attempt().await.unwrap() {
-        Attempt::Granted(grant) => grant,
-        other => panic!("not granted: {other:?}"),
-    }
-}
-
-pub async fn waits(contender: &mut EtcdContender) -> Waiting {
-    match contender.attempt().await.unwrap() {
-        Attempt::Waiting(waiting) => waiting,
-        other => panic!("does not wait: {other:?}"),
-    }
-}
-
-/// Attempts until granted, through whatever passes.
-pub async fn granted_at_last(contender: &mut EtcdContender) -> Grant {
-    in_time("it is granted", async {
-        loop {
-            match contender.attempt().await {
-                Ok(Attempt::Granted(grant)) => return grant,
-                Ok(Attempt::Waiting(_)) => {}
-                Ok(other) => panic!("neither granted nor waiting: {other:?}"),
-                Err(error) => assert_eq!(error.retry(), Retry::Worth, "{error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await
-}
-
-pub async fn places(etcd: &Etcd, name: &str) -> usize {
-    in_time("the line is read", async {
-        loop {
-            // A busy machine may let one look run out of time.
-            match etcd.inspect(&key(name)).await {
-                Ok(line) => return line.places.len(),
-                Err(error) => assert_eq!(error.retry(), Retry::Worth, "{error}"),
-            }
-        }
-    })
-    .await
-}
-
-pub fn axes(error: &EngineError) -> (EngineErrorKind, Effect, Retry) {
-    (error.kind(), error.effect(), error.retry())
-}
-
-/// What a limited time must be enough for.
-pub async fn in_time<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(LIMIT, future).await {
-        Ok(done) => done,
-        Err(_) => panic!("never: {what}"),
-    }
-}
-
-/// Looks until it is so, within a limit.
-pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    in_time(what, async {
-        while !is_so().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
 }
 
 pub fn url_of(proxy: &Proxy) -> String {

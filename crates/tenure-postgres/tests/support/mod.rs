@@ -8,36 +8,17 @@
     reason = "a part of tests, each of which uses its own"
 )]
 
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tenure_conformance::{Hook, Site};
-use tenure_core::engine::{
-    Attempt, Contender, Effect, Engine, EngineError, EngineErrorKind, Grant, Retry, Waiting,
-};
-use tenure_core::{Claim, ClaimId, IfBusy, Key, Ttl};
-use tenure_postgres::{Postgres, PostgresContender, PostgresOptions, migrate};
+use tenure_core::engine::EngineError;
+use tenure_postgres::{Postgres, PostgresOptions, migrate};
 
+pub use tenure_conformance::tools::*;
 pub use tenure_servers::postgres::{PgBouncer, PostgresServer, psql};
 pub use tenure_servers::{Certificates, LIMIT, Proxy, Side, Trick};
-
-pub fn key(name: &str) -> Key {
-    Key::new(name).unwrap()
-}
-
-pub fn claim(name: &str) -> Claim {
-    let mut claim = Claim::new(key(name), ClaimId::from_bits(rand::random()));
-    claim.ttl = Ttl::new(Duration::from_secs(30)).unwrap();
-    claim
-}
-
-pub fn short_claim(name: &str, ttl_millis: u64) -> Claim {
-    let mut claim = claim(name);
-    claim.ttl = Ttl::new(Duration::from_millis(ttl_millis)).unwrap();
-    claim
-}
 
 /// Patient, because the machines of tests are busy.
 pub fn options(url: &str) -> PostgresOptions {
@@ -62,52 +43,6 @@ pub async fn open(server: &PostgresServer) -> Postgres {
 
 pub async fn refused(url: &str) -> EngineError {
     Postgres::open(&options(url)).await.unwrap_err()
-}
-
-pub async fn granted(contender: &mut impl Contender) -> Grant {
-    match contender.attempt().await.unwrap() {
-        Attempt::Granted(grant) => grant,
-        other => panic!("not granted: {other:?}"),
-    }
-}
-
-pub async fn waits(contender: &mut impl Contender) -> Waiting {
-    match contender.attempt().await.unwrap() {
-        Attempt::Waiting(waiting) => waiting,
-        other => panic!("does not wait: {other:?}"),
-    }
-}
-
-/// Attempts until it is granted, over whatever passes by itself.
-pub async fn granted_at_last(contender: &mut impl Contender) -> Grant {
-    let looking = async {
-        loop {
-            match contender.attempt().await {
-                Ok(Attempt::Granted(grant)) => return grant,
-                Ok(Attempt::Gone(gone)) => panic!("never: {gone:?}"),
-                Err(error) => assert_eq!(error.retry(), Retry::Worth, "{error}"),
-                Ok(_) => {}
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    in_time("it is granted", looking).await
-}
-
-pub async fn places(postgres: &Postgres, name: &str) -> usize {
-    postgres.inspect(&key(name)).await.unwrap().places.len()
-}
-
-pub fn axes(error: &EngineError) -> (EngineErrorKind, Effect, Retry) {
-    (error.kind(), error.effect(), error.retry())
-}
-
-/// What a limited time must be enough for.
-pub async fn in_time<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(LIMIT, future).await {
-        Ok(done) => done,
-        Err(_) => panic!("never: {what}"),
-    }
 }
 
 /// Looks until it is so, within a limit.

@@ -8,18 +8,15 @@
     reason = "a part of tests, each of which uses its own"
 )]
 
-use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tenure_core::engine::{
-    Attempt, Contender, Effect, Engine, EngineError, EngineErrorKind, Grant, Retry, Waiting,
-};
-use tenure_core::{Claim, ClaimId, IfBusy, Key, Ttl};
-use tenure_zookeeper::{Terms, Zookeeper, ZookeeperContender, ZookeeperOptions};
+use tenure_core::Claim;
+use tenure_zookeeper::{Terms, Zookeeper, ZookeeperOptions};
 use zookeeper_client::{Acls, Client, CreateMode};
 
+pub use tenure_conformance::tools::*;
 pub use tenure_servers::zookeeper::ZookeeperEnsemble;
 pub use tenure_servers::{LIMIT, Proxy, Side, Trick, free_ports};
 
@@ -41,16 +38,6 @@ pub fn server() -> &'static ZookeeperEnsemble {
 /// A name that no other test has.
 pub fn name(name: &str) -> String {
     format!("{name}/{:016x}", rand::random::<u64>())
-}
-
-pub fn key(name: &str) -> Key {
-    Key::new(name).unwrap()
-}
-
-pub fn claim(name: &str) -> Claim {
-    let mut claim = Claim::new(key(name), ClaimId::from_bits(rand::random()));
-    claim.ttl = Ttl::new(Duration::from_secs(30)).unwrap();
-    claim
 }
 
 pub fn options(hosts: impl Into<String>) -> ZookeeperOptions {
@@ -106,59 +93,4 @@ pub fn counting(proxy: &Proxy) -> Arc<AtomicUsize> {
     };
     proxy.next(Side::Requests, count_it, Trick::Drop);
     count
-}
-
-pub async fn granted(contender: &mut ZookeeperContender) -> Grant {
-    match contender.attempt().await.unwrap() {
-        Attempt::Granted(grant) => grant,
-        other => panic!("not granted: {other:?}"),
-    }
-}
-
-pub async fn waits(contender: &mut ZookeeperContender) -> Waiting {
-    match contender.attempt().await.unwrap() {
-        Attempt::Waiting(waiting) => waiting,
-        other => panic!("does not wait: {other:?}"),
-    }
-}
-
-/// Attempts, also over failures, until it is granted.
-pub async fn granted_at_last(contender: &mut ZookeeperContender) -> Grant {
-    let granting = async {
-        loop {
-            match contender.attempt().await {
-                Ok(Attempt::Granted(grant)) => return grant,
-                Ok(Attempt::Waiting(_)) => drop(contender.changed().await),
-                Ok(other) => panic!("not granted: {other:?}"),
-                Err(error) => assert_eq!(error.retry(), Retry::Worth, "{error}"),
-            }
-        }
-    };
-    in_time("it is granted", granting).await
-}
-
-pub async fn places(zookeeper: &Zookeeper, name: &str) -> usize {
-    zookeeper.inspect(&key(name)).await.unwrap().places.len()
-}
-
-pub fn axes(error: &EngineError) -> (EngineErrorKind, Effect, Retry) {
-    (error.kind(), error.effect(), error.retry())
-}
-
-/// What a limited time must be enough for.
-pub async fn in_time<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(LIMIT * 2, future).await {
-        Ok(done) => done,
-        Err(_) => panic!("never: {what}"),
-    }
-}
-
-/// Looks until it is so, within a limit.
-pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let looking = async {
-        while !is_so().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    in_time(what, looking).await;
 }
