@@ -1,10 +1,10 @@
 //! How a claim gets into the line, and what the line means for it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tenure_core::engine::ledger::LimitDiffers;
 use tenure_core::engine::line::{self, Verdict};
-use tenure_core::engine::{Attempt, Effect, EngineError, Gone, Trouble};
+use tenure_core::engine::{Attempt, Effect, EngineError, Gone, Trouble, Waiting};
 use tenure_core::{IfBusy, Mode};
 use zookeeper_client::{CreateMode, Error};
 
@@ -15,17 +15,52 @@ use crate::turn::Turn;
 use crate::watching::{Ahead, Watching};
 use crate::{Shared, trouble};
 
+/// How often nodes that come late are looked for, at even times within the timeout of a session.
+const SWEEPS: u32 = 8;
+
 /// How often a folder that vanishes under a new place is made again.
 const TRIES: usize = 8;
 
 impl Place {
     /// Finds the nodes of the claim: keeps the one of this session, and deletes those of earlier ones.
     pub(crate) async fn recover(
-        &self,
-        shared: &Shared,
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
         state: &mut State,
         session: &Arc<Session>,
     ) -> Result<(), Trouble> {
+        self.find(shared, state, session).await?;
+        state.uncertain = false;
+        if !std::mem::replace(&mut state.is_swept, true) {
+            tokio::spawn(Arc::clone(self).sweep(Arc::downgrade(shared)));
+        }
+        Ok(())
+    }
+
+    /// Looks for nodes that come late, for as long as the ensemble would let a session be silent.
+    async fn sweep(self: Arc<Self>, shared: Weak<Shared>) {
+        for look in 1..=SWEEPS {
+            let Some(timeout) = shared.upgrade().map(|shared| shared.session_timeout) else { return };
+            tokio::time::sleep(timeout / SWEEPS).await;
+            let Some(shared) = shared.upgrade() else { return };
+            let mut state = self.locked().await;
+            if let Ok(session) = shared.links.link().await
+                && session.ready().await.is_ok()
+                && self.find(&shared, &mut state, &session).await.is_ok()
+                && state.is_out()
+            {
+                // One that cannot be deleted now is found again.
+                let _ = leave(&mut state).await;
+            }
+            if look == SWEEPS {
+                state.is_swept = false;
+                self.tidy(&shared, &mut state);
+            }
+        }
+    }
+
+    /// Keeps the node of this session, if none is known, and deletes all others of the claim.
+    async fn find(&self, shared: &Shared, state: &mut State, session: &Arc<Session>) -> Result<(), Trouble> {
         let folder = shared.layout.folder(&self.claim.key)?;
         let failed = |error: Error| trouble::of(&error).with_unknown_effect();
         let (synced, listed) = (session.client.sync(&folder), session.client.list_children(&folder));
@@ -52,7 +87,6 @@ impl Place {
                 Err(error) => return Err(failed(error)),
             }
         }
-        state.uncertain = false;
         Ok(())
     }
 
@@ -127,14 +161,22 @@ impl Place {
         }
         let modes: Vec<_> = line[..=me].iter().map(|entry| entry.mode).collect();
         if line::verdict(&modes, me) == Verdict::Granted {
+            let session = Arc::clone(&node.session);
             match self.take_turn(state, ahead, is_newest).await? {
                 Turn::Evicted => return Ok(Attempt::Gone(self.evicted(shared, state))),
                 Turn::NotYet(_) => {}
-                Turn::Granted(held) => {
-                    // The borrow of the node has ended with the turn.
-                    let validity = state.node.as_ref().map(|node| self.validity(&node.session));
+                Turn::Granted(held) if session.stands() => {
                     state.node.iter_mut().for_each(|node| node.hold(held));
-                    return Ok(Attempt::Granted(self.grant(held, validity.unwrap_or_default())));
+                    return Ok(Attempt::Granted(self.grant(held, self.validity(&session))));
+                }
+                Turn::Granted(_) if self.claim.if_busy == IfBusy::Leave => {
+                    leave(state).await?;
+                    return Err(Session::silence().without_effect().into());
+                }
+                // It has the turn, and will have it when the ensemble has heard of us for long enough.
+                Turn::Granted(_) => {
+                    let look_in = Some(session.beat());
+                    return Ok(Attempt::Waiting(Waiting { look_in, ..waiting(me) }));
                 }
             }
         }

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod arrival;
+mod chain;
 mod contender;
 mod fence;
 mod layout;

@@ -3,7 +3,8 @@
 //! All verbs run on the engine's thread, and those of one claim one after another. A caller who stops waiting stops
 //! nothing: the verb goes on, and what it found is known to the next one. So there is no attempt that arrives late;
 //! what can be late is a request of it that was not answered, and a place knows that it is
-//! [uncertain](State::uncertain).
+//! [uncertain](State::uncertain). It may be later than what is asked over the next connection, where a server reads
+//! the last one's to its end: a place is [swept](State::is_swept) for a while then.
 //!
 //! # Invariants
 //! 1. A node is ours only in the session that made it. A node of an earlier session is deleted, never adopted.
@@ -48,6 +49,10 @@ pub(crate) struct State {
     /// There may be nodes of the claim of which we do not know.
     pub(crate) uncertain: bool,
     gone: Option<Gone>,
+    /// It was withdrawn, and nobody has attempted it since.
+    has_left: bool,
+    /// Somebody still looks for nodes that come late.
+    pub(crate) is_swept: bool,
     /// Another value stands for the claim now.
     retired: bool,
 }
@@ -97,9 +102,14 @@ impl Place {
         (!state.retired).then_some(state)
     }
 
+    /// The state, also when another value stands for the claim.
+    pub(crate) async fn locked(&self) -> MutexGuard<'_, State> {
+        self.state.lock().await
+    }
+
     /// Forgets the claim when nothing is left of it.
     pub(crate) fn tidy(&self, shared: &Shared, state: &mut State) {
-        if state.node.is_none() && !state.uncertain && state.gone.is_none() {
+        if state.node.is_none() && !state.uncertain && state.gone.is_none() && !state.is_swept {
             state.retired = true;
             shared.places.forget(self.claim.id);
         }
@@ -161,6 +171,7 @@ impl Place {
         shared: &Arc<Shared>,
         state: &mut State,
     ) -> Result<Attempt, EngineError> {
+        state.has_left = false;
         let session = shared.links.link().await?;
         self.check_terms(shared, &session)?;
         session.ready().await?;
@@ -172,7 +183,7 @@ impl Place {
         match node.standing {
             Standing::Offered(held, sent) => {
                 let (age, validity) = (SystemClock.now().since(sent), self.validity(&session));
-                if age < validity / 4 {
+                if age < validity / 4 && session.stands() {
                     node.hold(held);
                     return Ok(Attempt::Granted(self.grant(held, validity - age)));
                 }
@@ -240,6 +251,7 @@ impl Place {
         };
         // A release does not wait for this.
         match session.prove(&path).await {
+            Ok(()) if !session.stands() => Err(Session::silence().into()),
             Ok(()) => Ok(Renewal::Renewed(Validity::Lease(self.validity(&session)))),
             Err(Error::NoNode) => {
                 let Some(mut state) = self.state().await else { return Ok(Renewal::Gone(Gone::Absent)) };
@@ -296,9 +308,14 @@ impl Place {
     }
 
     /// The verb of the contract.
-    pub(crate) async fn withdraw(&self, shared: &Shared, stray: Stray) -> Result<Withdrawn, EngineError> {
+    pub(crate) async fn withdraw(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        stray: Stray,
+    ) -> Result<Withdrawn, EngineError> {
         let Some(mut state) = self.state().await else { return Ok(Withdrawn::Absent) };
         let outcome = self.withdraw_in(shared, &mut state).await;
+        state.has_left = outcome.is_ok();
         if outcome.is_ok() && stray == Stray::Possible {
             self.bury(shared, &mut state, Gone::Withdrawn);
         }
@@ -306,7 +323,11 @@ impl Place {
         Ok(outcome?)
     }
 
-    async fn withdraw_in(&self, shared: &Shared, state: &mut State) -> Result<Withdrawn, Trouble> {
+    async fn withdraw_in(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        state: &mut State,
+    ) -> Result<Withdrawn, Trouble> {
         if state.node.as_ref().is_some_and(|node| node.session.has_ended()) {
             state.node = None;
             state.uncertain = true;
@@ -335,6 +356,11 @@ impl Place {
 }
 
 impl State {
+    /// Whether the claim must not be in the line any more.
+    pub(crate) fn is_out(&self) -> bool {
+        self.has_left || self.gone.is_some()
+    }
+
     /// A node of another session is none of ours.
     fn leave_sessions_but(&mut self, session: &Arc<Session>) {
         if self.node.as_ref().is_some_and(|node| !Arc::ptr_eq(&node.session, session)) {

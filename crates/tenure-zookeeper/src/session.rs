@@ -8,6 +8,7 @@
 //! 1. A request is answered, or given up after [`Session::patience`]; then it is unknown whether it was applied.
 //! 2. Requests of a session are applied in the order in which they were sent, whether or not their answers arrive.
 //! 3. A session that has ended is never used again.
+//! 4. What is answered right after a silence proves nothing: see [`Chain`].
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,9 +16,12 @@ use std::time::Duration;
 
 use tenure_core::engine::Trouble;
 use tenure_core::engine::links::Dial;
+use tenure_core::lease::{Clock, SystemClock};
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error, MultiWriteError, SessionState};
 
+use crate::chain::Chain;
 use crate::options::ZookeeperOptions;
 use crate::trouble;
 
@@ -35,6 +39,8 @@ pub(crate) struct Session {
     pub(crate) timeout: Duration,
     has_login: bool,
     asked: Mutex<Asked>,
+    chain: Arc<Chain>,
+    beating: AbortHandle,
 }
 
 /// Nodes that are to be proven by the next request.
@@ -53,11 +59,29 @@ impl Session {
 
     /// For how long a hold is valid from before a request that proved it.
     ///
-    /// The ensemble keeps the session for `timeout` after it has last heard of us. A third of it is left for what lies
-    /// between the two: a leader learns of a request to another server only with that server's next ping, half a tick
-    /// later, and a session lasts for two ticks at least.
+    /// The ensemble keeps the session for `timeout` after its leader has last heard of us. Half of it is left for what
+    /// lies between the two: the leader learns of a request to another server only with that server's next ping, half a
+    /// tick later, and a session lasts for two ticks at least; and before the request there may have been a silence
+    /// that was just short enough.
     pub(crate) fn validity(&self) -> Duration {
-        self.timeout * 2 / 3
+        self.timeout / 2
+    }
+
+    /// Whether what has just been answered counts: there was no silence for long enough.
+    pub(crate) fn stands(&self) -> bool {
+        self.chain.stands(SystemClock.now())
+    }
+
+    /// What a proof that does not count comes to.
+    pub(crate) fn silence() -> Trouble {
+        Trouble::lost(
+            "the ensemble has not heard of this process for a while, and may be about to end its session",
+        )
+    }
+
+    /// When to look whether it counts again.
+    pub(crate) fn beat(&self) -> Duration {
+        self.chain.beat()
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -161,6 +185,24 @@ impl Session {
     }
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.beating.abort();
+    }
+}
+
+/// Asks the leader for nothing now and then, so that a silence is noticed: the client library tells nobody of its own
+/// heartbeats, and other servers answer them without the leader.
+async fn beat(client: Client, chain: Arc<Chain>) {
+    while !client.state().is_terminated() {
+        let sent = SystemClock.now();
+        if let Ok(Ok(())) = tokio::time::timeout(chain.beat() * 4, client.sync("/")).await {
+            chain.answered(sent, SystemClock.now());
+        }
+        tokio::time::sleep(chain.beat()).await;
+    }
+}
+
 /// Makes sessions.
 #[derive(Debug)]
 pub(crate) struct Dialer {
@@ -184,6 +226,7 @@ impl Dialer {
             }
             error => trouble::of(error).without_effect(),
         };
+        let begun = SystemClock.now();
         let client = connector.connect(&options.servers).await.map_err(|error| refused(&error))?;
         let unusable = |_| {
             Trouble::unsupported(format!("{:?} is no path of ZooKeeper: correct the URL", options.chroot))
@@ -200,7 +243,10 @@ impl Dialer {
             }
             Err(error) => return Err(refused(&error)),
         }
-        Ok(Session { client, timeout, has_login: options.login.is_some(), asked: Mutex::default() })
+        let chain = Arc::new(Chain::new(timeout, begun));
+        let beating = tokio::spawn(beat(client.clone(), Arc::clone(&chain))).abort_handle();
+        let has_login = options.login.is_some();
+        Ok(Session { client, timeout, has_login, asked: Mutex::default(), chain, beating })
     }
 }
 

@@ -85,6 +85,7 @@ impl Place {
         let Some(node) = &mut state.node else { return Ok(Attempt::Gone(Gone::Absent)) };
         let validity = self.validity(&node.session);
         match node.session.prove(&node.path).await {
+            Ok(()) if !node.session.stands() => Err(Session::silence().into()),
             Ok(()) => {
                 node.hold(held);
                 Ok(Attempt::Granted(self.grant(held, validity)))

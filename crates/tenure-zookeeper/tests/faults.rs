@@ -30,7 +30,7 @@ async fn a_cycle_is_one_round_trip_to_hold_and_one_to_leave() {
     let mut cycle = zookeeper.contend(claim(&format!("{name}/2")));
     let grant = granted(&mut cycle).await;
     assert_eq!(count.load(Ordering::SeqCst), 2, "one write and one read, sent together");
-    assert_eq!(grant.validity, Validity::Lease(SESSION * 2 / 3));
+    assert_eq!(grant.validity, Validity::Lease(SESSION / 2));
     assert_eq!(cycle.withdraw(Stray::Impossible).await.unwrap(), Withdrawn::Held);
     assert_eq!(count.load(Ordering::SeqCst), 3);
 }
@@ -68,6 +68,45 @@ async fn c029_c034_an_attempt_whose_reply_was_lost_and_that_is_withdrawn_leaves_
     assert!(matches!(contender.attempt().await, Ok(Attempt::Gone(Gone::Withdrawn))));
     assert_eq!(places(&observer, &name).await, 0);
     granted(&mut observer.contend(claim(&name))).await;
+}
+
+/// Found by `tenure verify`: a server reads what a connection has sent to its end, also when the session goes on over
+/// another connection, on which nothing was found.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c029_a_node_that_comes_after_its_withdrawal_is_found_and_removed() {
+    let (proxy, zookeeper) = behind_a_proxy().await;
+    let (observer, name) = (client().await, name("k"));
+    granted(&mut observer.contend(claim(&name))).await;
+    let wish = claim(&name);
+    proxy.next(Side::Requests, names(&wish), Trick::CutBefore);
+    let mut contender = zookeeper.contend(wish.clone());
+    contender.attempt().await.unwrap_err();
+    eventually("it is withdrawn", async || contender.withdraw(Stray::Possible).await.is_ok()).await;
+    assert_eq!(places(&observer, &name).await, 1);
+    let late = raw(server().port()).await;
+    let folder = format!("/tenure/{}", name.replace('/', "%2f"));
+    let ephemeral = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
+    late.create(&format!("{folder}/{}-x-", wish.id), b"", &ephemeral).await.unwrap();
+    eventually("it is removed", async || places(&observer, &name).await == 1).await;
+}
+
+/// Found by `tenure verify`: a process that was stopped for nearly as long as its session lasts was granted a key, and
+/// its session was ended a moment later, because the leader had not heard of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c023_a_proof_right_after_a_silence_counts_for_nothing() {
+    let (proxy, zookeeper) = behind_a_proxy().await;
+    let mut holder = zookeeper.contend(claim(&name("k")));
+    granted(&mut holder).await;
+    proxy.hold(Side::Requests, true);
+    // The silence itself.
+    tokio::time::sleep(SESSION * 2 / 5).await;
+    proxy.hold(Side::Requests, false);
+    let error = holder.renew().await.unwrap_err();
+    assert_eq!(axes(&error), (EngineErrorKind::Unreachable, Effect::Unknown, Retry::Worth), "{error}");
+    let mut new = zookeeper.contend(claim(&name("new")));
+    assert!(!matches!(new.attempt().await, Ok(Attempt::Granted(_))));
+    granted_at_last(&mut new).await;
+    eventually("it counts again", async || matches!(holder.renew().await, Ok(Renewal::Renewed(_)))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
