@@ -17,6 +17,14 @@ const RUNS: &[Run] = &[
         "redis-restart-clock",
         &["redis:", "--own-servers", "1", "--nemesis", "kill,pause,restart,clock,memory"],
     ),
+    (
+        "redis-sentinel",
+        &["redis+sentinel:", "--own-servers", "3", "--nemesis", "kill,pause,freeze,flush,restart,failover"],
+    ),
+    (
+        "redis-cluster",
+        &["redis+cluster:", "--own-servers", "6", "--nemesis", "kill,pause,freeze,flush,restart,failover"],
+    ),
     ("redlock", &["redlock:", "--own-servers", "3"]),
     ("etcd", &["etcd:", "--own-servers", "3", "--nemesis", "kill,pause,cut,freeze,restart"]),
     ("zookeeper", &["zookeeper:", "--own-servers", "3", "--nemesis", "kill,pause,cut,freeze,restart"]),

@@ -24,7 +24,8 @@ use crate::report::print;
 #[command(after_help = "\
 Workers lock, work and unlock under keys of their own, tenure-verify/…, and touch nothing else. Servers are only
 harmed that were started for the run, with --own-servers. Without URL: the local engine, in a directory of its own.
-Faults: kill, pause (workers), cut (the way to the server); with --own-servers: clock, restart, freeze, flush, memory.
+Faults: kill, pause (workers), cut (the way to the server); with --own-servers: clock, restart, freeze, flush,
+memory, failover.
 Examples:
   tenure verify                                                  the local engine, for 20 seconds
   tenure verify redis://db:6379 --for 2m --nemesis kill,pause,cut --report out

@@ -42,7 +42,7 @@ pub enum Kind {
     Flush,
     /// A server has no memory for anything new.
     Memory,
-    /// The engine in memory forgets what was written last, as a failover to a replica that lags does.
+    /// Another server becomes the primary; the engine in memory forgets what was written last, as if it had lagged.
     Failover,
 }
 

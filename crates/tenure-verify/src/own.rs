@@ -5,18 +5,25 @@ use std::time::Duration;
 use tenure_servers::etcd::EtcdCluster;
 use tenure_servers::mariadb::MariaDbServer;
 use tenure_servers::postgres::PostgresServer;
-use tenure_servers::redis::RedisServer;
+use tenure_servers::redis::{RedisCluster, RedisServer, SentinelSet};
 use tenure_servers::zookeeper::ZookeeperEnsemble;
 use tenure_servers::{ClockShim, ServerError, Step};
 
 use crate::VerifyError;
 use crate::nemesis::Kind;
 
+/// After how long of silence a Redis server is replaced.
+const DOWN_AFTER: Duration = Duration::from_secs(1);
+
 /// Servers of our own.
 #[derive(Debug)]
 pub(crate) enum Own {
     /// One Redis primary that keeps nothing on disk, or the independent ones of Redlock, which keep everything there.
     Redis(Vec<RedisServer>, Option<ClockShim>),
+    /// A Redis primary with two replicas and three sentinels. Nothing is kept on a disk.
+    Sentinel(SentinelSet),
+    /// A Redis cluster of three primaries with a replica each. Nothing is kept on a disk.
+    Cluster(RedisCluster),
     /// An etcd cluster.
     Etcd(EtcdCluster),
     /// A ZooKeeper ensemble.
@@ -32,6 +39,8 @@ impl Own {
     pub(crate) fn start(scheme: &str, count: u32) -> Result<Self, VerifyError> {
         let started = match (scheme, count) {
             ("redis", 1) | ("redlock", 3..=7) => redis(count),
+            ("redis+sentinel", 3) => SentinelSet::start(DOWN_AFTER, &[], &[]).map(Self::Sentinel),
+            ("redis+cluster", 6) => RedisCluster::start(DOWN_AFTER * 2, &[]).map(Self::Cluster),
             ("etcd", 1) => EtcdCluster::single().map(Self::Etcd),
             ("etcd", 3) => EtcdCluster::three().map(Self::Etcd),
             ("zookeeper", 1) => ZookeeperEnsemble::single(&[]).map(Self::Zookeeper),
@@ -39,7 +48,8 @@ impl Own {
             ("postgres" | "postgresql", 1) => PostgresServer::start(&[]).map(Self::Postgres),
             ("mysql" | "mariadb", 1) => MariaDbServer::start(&[]).map(Self::Mysql),
             _ => {
-                let known = "redis: 1; redlock: 3 to 7; etcd: and zookeeper: 1 or 3; postgres: and mysql: 1";
+                let known = "redis: 1; redis+sentinel: 3; redis+cluster: 6; redlock: 3 to 7; etcd: and zookeeper: 1 \
+                             or 3; postgres: and mysql: 1";
                 let message =
                     format!("{count} servers of {scheme:?} cannot be started here. Known are {known}");
                 return Err(VerifyError::Usage(message));
@@ -52,6 +62,8 @@ impl Own {
     pub(crate) fn ports(&mut self) -> Vec<u16> {
         match self {
             Self::Redis(servers, _) => servers.iter().map(RedisServer::port).collect(),
+            Self::Sentinel(set) => set.sentinel_ports(),
+            Self::Cluster(cluster) => cluster.nodes().iter().map(RedisServer::port).collect(),
             Self::Etcd(cluster) => (0..cluster.size()).map(|member| cluster.port(member)).collect(),
             Self::Zookeeper(ensemble) => ensemble.servers().iter().map(|server| server.port()).collect(),
             Self::Postgres(server) => vec![server.port()],
@@ -68,6 +80,8 @@ impl Own {
         match self {
             Self::Redis(servers, _) if servers.len() == 1 => list("redis://"),
             Self::Redis(..) => format!("redlock:{}", list("redis://")),
+            Self::Sentinel(set) => set.url(),
+            Self::Cluster(cluster) => cluster.url(),
             Self::Etcd(_) => format!("etcd://{}", list("")),
             // As short a session as servers agree to by default, so that a TTL of seconds is served within it.
             Self::Zookeeper(_) => format!("zookeeper://{}?session-ms=4000", list("")),
@@ -81,14 +95,28 @@ impl Own {
         matches!(self, Self::Postgres(_) | Self::Mysql(_))
     }
 
+    /// What is expected of them, where that differs from what is expected of one server.
+    pub(crate) fn expected_as(&self) -> Option<&'static str> {
+        match self {
+            Self::Sentinel(_) => Some("redis+sentinel"),
+            Self::Cluster(_) => Some("redis+cluster"),
+            _ => None,
+        }
+    }
+
+    /// Whether all that clients send can be led through a proxy: those who are told of other servers go there directly.
+    pub(crate) fn can_be_cut_off(&self) -> bool {
+        !matches!(self, Self::Sentinel(_) | Self::Cluster(_))
+    }
+
     /// What they say of themselves.
     pub(crate) fn name(&mut self) -> String {
         let (name, version) = match self {
             Self::Redis(servers, _) => {
-                let info = servers[0].say("INFO server").unwrap_or_default();
-                let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
-                (if servers.len() == 1 { "Redis" } else { "Redlock on Redis" }, version.map(str::to_owned))
+                (if servers.len() == 1 { "Redis" } else { "Redlock on Redis" }, version(&servers[0]))
             }
+            Self::Sentinel(set) => ("Redis Sentinel", version(set.server(0))),
+            Self::Cluster(cluster) => ("Redis Cluster", version(&cluster.nodes()[0])),
             Self::Etcd(cluster) => {
                 let status = cluster.etcdctl(0, &["endpoint", "status"]).unwrap_or_default();
                 ("etcd", status.split(", ").nth(2).map(str::to_owned))
@@ -115,6 +143,9 @@ impl Own {
                 let clock = clocks.iter().map(|_| Kind::Clock);
                 [Kind::Freeze, Kind::Flush, Kind::Memory, Kind::Restart].into_iter().chain(clock).collect()
             }
+            Self::Sentinel(_) | Self::Cluster(_) => {
+                vec![Kind::Freeze, Kind::Flush, Kind::Restart, Kind::Failover]
+            }
             // Its sessions are processes of their own, which go on while the first one is stopped.
             Self::Postgres(_) => vec![Kind::Restart],
             Self::Etcd(_) | Self::Zookeeper(_) | Self::Mysql(_) => vec![Kind::Freeze, Kind::Restart],
@@ -127,6 +158,8 @@ impl Own {
             (Self::Redis(servers, _), Kind::Restart) => servers.len() == 1,
             // A clock that is set forward ends leases, which looks the same.
             (Self::Redis(..), Kind::Clock) => true,
+            // A replica that has not heard of it takes over, or an empty primary comes back in time.
+            (Self::Sentinel(_) | Self::Cluster(_), Kind::Restart | Kind::Freeze | Kind::Failover) => true,
             _ => false,
         }
     }
@@ -135,11 +168,19 @@ impl Own {
     pub(crate) fn strike(&mut self, kind: Kind, victim: usize, dice: u32) -> Result<(), String> {
         let victim = victim % self.ports().len();
         match (self, kind) {
-            (Self::Redis(servers, _), Kind::Freeze) => servers[victim].process().freeze(),
-            (Self::Redis(servers, _), Kind::Flush) => say(&servers[victim], "SCRIPT FLUSH")?,
-            (Self::Redis(servers, _), Kind::Memory) => say(&servers[victim], "CONFIG SET maxmemory 1")?,
-            (Self::Redis(servers, _), Kind::Restart) => servers[victim].kill(),
             (Self::Redis(_, Some(clocks)), Kind::Clock) => step(clocks, dice)?,
+            (Self::Redis(servers, _), _) => strike_server(&mut servers[victim], kind)?,
+            // Refused while the last one is being finished.
+            (Self::Sentinel(set), Kind::Failover) => drop(set.ask_for_another()),
+            (Self::Sentinel(set), _) => strike_server(&mut set.servers()[victim], kind)?,
+            (Self::Cluster(cluster), Kind::Failover) => {
+                let order =
+                    if dice.is_multiple_of(2) { "CLUSTER FAILOVER" } else { "CLUSTER FAILOVER TAKEOVER" };
+                let nodes = cluster.nodes();
+                // Primaries refuse it.
+                let _ = (0..nodes.len()).any(|nth| say(&nodes[(victim + nth) % nodes.len()], order).is_ok());
+            }
+            (Self::Cluster(cluster), _) => strike_server(&mut cluster.nodes()[victim], kind)?,
             (Self::Etcd(cluster), Kind::Freeze) => cluster.process(victim).freeze(),
             (Self::Etcd(cluster), Kind::Restart) => cluster.kill(victim),
             (Self::Zookeeper(ensemble), Kind::Freeze) => ensemble.servers()[victim].process().freeze(),
@@ -157,9 +198,9 @@ impl Own {
         let victim = victim % self.ports().len();
         let said = |error: ServerError| error.to_string();
         match (self, kind) {
-            (Self::Redis(servers, _), Kind::Freeze) => servers[victim].process().thaw(),
-            (Self::Redis(servers, _), Kind::Memory) => say(&servers[victim], "CONFIG SET maxmemory 0")?,
-            (Self::Redis(servers, _), Kind::Restart) => servers[victim].restart().map_err(said)?,
+            (Self::Redis(servers, _), _) => heal_server(&mut servers[victim], kind)?,
+            (Self::Sentinel(set), _) => heal_server(&mut set.servers()[victim], kind)?,
+            (Self::Cluster(cluster), _) => heal_server(&mut cluster.nodes()[victim], kind)?,
             (Self::Etcd(cluster), Kind::Freeze) => cluster.process(victim).thaw(),
             (Self::Etcd(cluster), Kind::Restart) => cluster.revive(victim).map_err(said)?,
             (Self::Zookeeper(ensemble), Kind::Freeze) => ensemble.servers()[victim].process().thaw(),
@@ -189,6 +230,32 @@ fn redis(count: u32) -> Result<Own, ServerError> {
     let durable: &[&str] = if count == 1 { &[] } else { &["--appendonly", "yes", "--appendfsync", "always"] };
     let servers = (0..count).map(|_| RedisServer::start_program(program.clone(), durable));
     Ok(Own::Redis(servers.collect::<Result<_, _>>()?, clocks))
+}
+
+fn strike_server(server: &mut RedisServer, kind: Kind) -> Result<(), String> {
+    match kind {
+        Kind::Freeze => server.process().freeze(),
+        Kind::Flush => say(server, "SCRIPT FLUSH")?,
+        Kind::Memory => say(server, "CONFIG SET maxmemory 1")?,
+        Kind::Restart => server.kill(),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn heal_server(server: &mut RedisServer, kind: Kind) -> Result<(), String> {
+    match kind {
+        Kind::Freeze => server.process().thaw(),
+        Kind::Memory => say(server, "CONFIG SET maxmemory 0")?,
+        Kind::Restart => server.restart().map_err(|error| error.to_string())?,
+        _ => {}
+    }
+    Ok(())
+}
+
+fn version(server: &RedisServer) -> Option<String> {
+    let info = server.say("INFO server").ok()?;
+    info.lines().find_map(|line| line.strip_prefix("redis_version:")).map(str::to_owned)
 }
 
 fn say(server: &RedisServer, command: &str) -> Result<(), String> {

@@ -201,7 +201,7 @@ fn header(options: &Options, nemesis: &[Kind], site: &mut Site, facts: &Facts) -
     Header {
         tenure_history: VERSION,
         program: env!("CARGO_PKG_VERSION").to_owned(),
-        engine: facts.engine.to_owned(),
+        engine: site.expected_as().unwrap_or(facts.engine).to_owned(),
         server: site.server(),
         nemesis: nemesis.iter().map(ToString::to_string).collect(),
         seed: options.seed,

@@ -153,6 +153,14 @@ impl Site {
         self.watch().connect().await
     }
 
+    /// The name by which something else is expected of the engine.
+    pub(crate) fn expected_as(&self) -> Option<&'static str> {
+        match &self.place {
+            Place::Outside(outside) => outside.own.as_ref().and_then(Own::expected_as),
+            Place::Inside { .. } => None,
+        }
+    }
+
     /// What our server says of itself.
     pub(crate) fn server(&mut self) -> Option<String> {
         match &mut self.place {
@@ -167,7 +175,11 @@ impl Site {
             Place::Inside { .. } => vec![Kind::Kill, Kind::Pause, Kind::Cut, Kind::Failover],
             Place::Outside(outside) => {
                 let mut kinds = vec![Kind::Kill, Kind::Pause];
-                if outside.own.is_some() || split(&outside.url).is_some() {
+                let can_be_cut_off = match &outside.own {
+                    Some(own) => own.can_be_cut_off(),
+                    None => split(&outside.url).is_some(),
+                };
+                if can_be_cut_off {
                     kinds.push(Kind::Cut);
                 }
                 kinds.extend(outside.own.iter().flat_map(|own| own.possible()));

@@ -62,6 +62,26 @@ fn the_quick_run_on_redis_is_clean() {
     assert!(outcome.history.header.server.unwrap().starts_with("Redis "));
 }
 
+/// Two holders at once are tolerated then, and counted; nothing else is.
+#[test]
+fn failovers_of_sentinels_and_clusters_break_nothing_but_what_is_tolerated() {
+    std::thread::scope(|scope| {
+        for (url, servers, name) in
+            [("redis+sentinel:", 3, "Redis Sentinel"), ("redis+cluster:", 6, "Redis Cluster")]
+        {
+            scope.spawn(move || {
+                let mut options = options(Some(url), 20);
+                options.own_servers = Some(servers);
+                options.nemesis = Some(vec![Kind::Kill, Kind::Pause, Kind::Failover]);
+                let outcome = clean(&options);
+                assert!(outcome.history.header.server.unwrap().starts_with(name));
+                options.nemesis = Some(vec![Kind::Cut]);
+                assert!(matches!(go(&options), Err(VerifyError::Usage(_))), "they are told where to go");
+            });
+        }
+    });
+}
+
 #[test]
 fn a_server_that_nobody_runs_is_unreachable_and_nothing_else() {
     let [port] = tenure_servers::free_ports().unwrap();

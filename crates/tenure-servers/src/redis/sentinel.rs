@@ -132,6 +132,13 @@ impl SentinelSet {
         new
     }
 
+    /// Asks for another primary, and waits for nothing; whether that has begun.
+    #[must_use]
+    pub fn ask_for_another(&self) -> bool {
+        let asked = self.sentinels[0].say(&format!("SENTINEL FAILOVER {NAME}"));
+        asked.is_ok_and(|reply| reply.starts_with("+OK"))
+    }
+
     /// Kills a sentinel.
     pub fn kill_sentinel(&mut self, at: usize) {
         self.sentinels[at].child.kill();
