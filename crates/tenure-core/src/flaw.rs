@@ -25,11 +25,15 @@ pub enum Flaw {
     CounterOnlyToken,
     /// Permits that are only counted: a release gives one back, although its own was given back when it expired.
     PermitsAsCounter,
+    /// A token of a quorum that is reported and not written back to a majority of it.
+    NoWriteBack,
 }
 
+/// Whether a flaw is planted here; never without the feature.
 #[cfg(not(feature = "planted-flaws"))]
 #[inline(always)]
-pub(crate) const fn planted(_flaw: Flaw) -> bool {
+#[must_use]
+pub const fn planted(_flaw: Flaw) -> bool {
     false
 }
 
@@ -37,13 +41,23 @@ pub(crate) const fn planted(_flaw: Flaw) -> bool {
 mod planting {
     use super::Flaw;
     use std::cell::Cell;
+    use std::sync::OnceLock;
 
     thread_local! {
         static PLANTED: Cell<Option<Flaw>> = const { Cell::new(None) };
     }
 
-    pub(crate) fn planted(flaw: Flaw) -> bool {
-        PLANTED.get() == Some(flaw)
+    static EVERYWHERE: OnceLock<Flaw> = OnceLock::new();
+
+    /// Whether a flaw is planted in this thread or in this process.
+    #[must_use]
+    pub fn planted(flaw: Flaw) -> bool {
+        PLANTED.get() == Some(flaw) || EVERYWHERE.get() == Some(&flaw)
+    }
+
+    /// Plants a flaw in all of this process until it ends; the first one stays.
+    pub fn plant_everywhere(flaw: Flaw) {
+        EVERYWHERE.get_or_init(|| flaw);
     }
 
     /// Plants a flaw in everything that runs on this thread while `test` runs.
@@ -60,6 +74,4 @@ mod planting {
 }
 
 #[cfg(feature = "planted-flaws")]
-pub(crate) use planting::planted;
-#[cfg(feature = "planted-flaws")]
-pub use planting::with_flaw;
+pub use planting::{plant_everywhere, planted, with_flaw};

@@ -19,6 +19,7 @@ use tenure_core::engine::{
     Attempt, Contender, Effect, EngineError, EngineErrorKind, Gone, Grant, Renewal, Restamp, Retry, Stray,
     Validity, Waiting, Withdrawn, answers,
 };
+use tenure_core::flaw::{Flaw, planted};
 use tenure_core::lease::{Clock, Moment, SystemClock};
 use tenure_core::{Claim, IfBusy, TokenBlock, TokenSource};
 use tokio::time::{sleep, timeout};
@@ -186,6 +187,15 @@ impl Ballot {
             return highest(agreed);
         }
         let goal = highest(votes.iter().filter_map(grant).map(|(tokens, _)| tokens))?;
+        if planted(Flaw::NoWriteBack) {
+            // Each keeps what it has given by itself.
+            for (at, vote) in votes.iter().enumerate() {
+                if let Some((tokens, _)) = grant(vote) {
+                    self.ask_to_raise(&[at], tokens, false).await;
+                }
+            }
+            return Some(goal);
+        }
         self.raise(&at(votes, |vote| grant(vote).is_some()), goal).await
     }
 
