@@ -117,7 +117,7 @@ impl Lock for CallsLock {
 
     async fn lock(&self) -> Result<Called> {
         let claim = format!("{:032x}", rand::random::<u128>());
-        let attempt = sqlx::query("CALL tenure_attempt(?, ?, 'x', 0, ?, 0, 0, 1, 0, '')");
+        let attempt = sqlx::query("CALL tenure_attempt(?, ?, 'x', 0, ?, 0, 0, 1, 0, 0, '')");
         let attempt = attempt.bind(self.key.as_bytes()).bind(&claim).bind(self.term);
         let answer: String = attempt.fetch_one(&mut *self.connection.lock().await).await?.try_get(0)?;
         ensure!(answer.contains(" granted "), "a free key was not granted: {answer}");

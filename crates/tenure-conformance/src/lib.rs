@@ -26,5 +26,5 @@ pub mod tools;
 
 pub use cases::{Listed, catalogue};
 pub use memory_site::MemorySite;
-pub use run::{run, trial_name, try_on_memory};
+pub use run::{run, run_variant, trial_name, try_on_memory};
 pub use site::{Hook, Site};

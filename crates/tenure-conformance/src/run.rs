@@ -48,11 +48,28 @@ where
     S: Site,
     F: Future<Output = S>,
 {
+    run_variant(name, name, open)
+}
+
+/// The same for an engine that can be configured to promise something else: with the skips of another section of
+/// conformance.toml than the one of its name.
+///
+/// # Panics
+/// As [`run`].
+pub fn run_variant<S, F>(
+    name: &'static str,
+    section: &'static str,
+    open: impl Fn() -> F + Send + Sync + 'static,
+) -> ExitCode
+where
+    S: Site,
+    F: Future<Output = S>,
+{
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
     let open = Arc::new(open);
     let planned = runtime().block_on(plan::<S, F>(name, open.as_ref()));
-    if let Err(complaint) = check_skips(name, &planned) {
+    if let Err(complaint) = check_skips(section, &planned) {
         eprintln!("{complaint}");
         return ExitCode::FAILURE;
     }

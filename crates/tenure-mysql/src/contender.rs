@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use tenure_core::engine::inbox::Ear;
 use tenure_core::engine::{
-    Attempt, Contender, EngineError, Renewal, Restamp, Stray, Wake, Withdrawn, answers,
+    Attempt, Contender, EngineError, Grant, Renewal, Restamp, Stray, Trouble, Validity, Wake, Withdrawn,
+    answers,
 };
 use tenure_core::{Claim, FencingToken, IfBusy};
 
 use crate::Shared;
 use crate::link::{Dialer, Value};
+use crate::options::Dialect;
 use crate::polls::{self, Interest};
+use crate::session;
 
-pub(crate) const ATTEMPT: &str = "CALL tenure_attempt(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-pub(crate) const RENEW: &str = "CALL tenure_renew(?, ?, ?)";
-pub(crate) const RESTAMP: &str = "CALL tenure_restamp(?, ?, ?, ?)";
+pub(crate) const ATTEMPT: &str = "CALL tenure_attempt(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+pub(crate) const RENEW: &str = "CALL tenure_renew(?, ?, ?, ?)";
+pub(crate) const RESTAMP: &str = "CALL tenure_restamp(?, ?, ?, ?, ?)";
 pub(crate) const WITHDRAW: &str = "CALL tenure_withdraw(?, ?, ?, ?)";
 
 /// The longest identity that a row has room for.
@@ -43,9 +46,31 @@ impl MySqlContender {
     }
 
     /// The line that the verb answers.
-    async fn verb(&self, statement: &'static str, more: Vec<Value>) -> Result<String, EngineError> {
-        let values = [key_and_claim(&self.claim).to_vec(), more].concat();
+    async fn verb(
+        &self,
+        statement: &'static str,
+        more: impl Fn(i64) -> Vec<Value>,
+    ) -> Result<String, EngineError> {
+        let values = |session| [key_and_claim(&self.claim).to_vec(), more(session)].concat();
         self.shared.verb(statement, self.claim.id, values).await
+    }
+
+    /// Refuses what a session cannot promise.
+    fn check(&self) -> Result<(), EngineError> {
+        if self.shared.dialect == Dialect::GetLock && !self.claim.quarantine.is_zero() {
+            let message = "a session ends for all its holds at once, so none has a quarantine: ask for none, or leave \
+                           dialect=get_lock out of the URL";
+            return Err(Trouble::unsupported(message).into());
+        }
+        Ok(())
+    }
+
+    /// For how long a hold stands by an answer: with a session, for less than the server keeps that.
+    fn stands(&self, validity: Validity) -> Validity {
+        match (self.shared.dialect, validity) {
+            (Dialect::GetLock, Validity::Lease(term)) => Validity::Lease(term.min(session::VALIDITY)),
+            _ => validity,
+        }
     }
 
     fn unreadable(&self, line: &str) -> EngineError {
@@ -60,8 +85,13 @@ impl Contender for MySqlContender {
     /// Safe: the answer is read and thrown away. Whether the attempt was applied is unknown.
     async fn attempt(&mut self) -> Result<Attempt, EngineError> {
         self.look();
-        let line = self.verb(ATTEMPT, attempt_values(&self.claim, self.shared.channel)).await?;
+        self.check()?;
+        let values = |session| attempt_values(&self.claim, self.shared.channel, session);
+        let line = self.verb(ATTEMPT, values).await?;
         let attempt = match answers::attempt(&line, &self.claim) {
+            Some(Ok(Attempt::Granted(grant))) => {
+                Attempt::Granted(Grant { validity: self.stands(grant.validity), ..grant })
+            }
             Some(Ok(attempt)) => attempt,
             Some(Err(differs)) => return Err(differs.on(&self.claim.key)),
             None => return Err(self.unreadable(&line)),
@@ -104,18 +134,22 @@ impl Contender for MySqlContender {
 
     async fn renew(&mut self) -> Result<Renewal, EngineError> {
         self.look();
-        let line = self.verb(RENEW, renew_values(&self.claim)).await?;
+        let line = self.verb(RENEW, |session| renew_values(&self.claim, session)).await?;
         self.interest = Interest::Eviction;
-        answers::renewal(&line, &self.claim).ok_or_else(|| self.unreadable(&line))
+        match answers::renewal(&line, &self.claim) {
+            Some(Renewal::Renewed(validity)) => Ok(Renewal::Renewed(self.stands(validity))),
+            Some(gone) => Ok(gone),
+            None => Err(self.unreadable(&line)),
+        }
     }
 
     async fn restamp(&mut self) -> Result<Restamp, EngineError> {
-        let line = self.verb(RESTAMP, restamp_values(&self.claim)).await?;
+        let line = self.verb(RESTAMP, |session| restamp_values(&self.claim, session)).await?;
         answers::restamp(&line).ok_or_else(|| self.unreadable(&line))
     }
 
     async fn withdraw(&mut self, stray: Stray) -> Result<Withdrawn, EngineError> {
-        let line = self.verb(WITHDRAW, withdraw_values(&self.claim, stray)).await?;
+        let line = self.verb(WITHDRAW, |_| withdraw_values(&self.claim, stray)).await?;
         answers::withdrawn(&line).ok_or_else(|| self.unreadable(&line))
     }
 }
@@ -125,7 +159,7 @@ fn key_and_claim(claim: &Claim) -> [Value; 2] {
 }
 
 /// What an attempt says after key and claim.
-pub(crate) fn attempt_values(claim: &Claim, channel: i64) -> Vec<Value> {
+pub(crate) fn attempt_values(claim: &Claim, channel: i64, session: i64) -> Vec<Value> {
     let (mode, limit) = answers::mode_words(claim.mode);
     let mut identity = serde_json::to_vec(&*claim.identity).unwrap_or_default();
     if identity.len() > IDENTITY_MAX {
@@ -139,16 +173,17 @@ pub(crate) fn attempt_values(claim: &Claim, channel: i64) -> Vec<Value> {
         floor(claim),
         Value::Number((claim.if_busy == IfBusy::Leave).into()),
         Value::Number(channel),
+        Value::Number(session),
         Value::Bytes(identity),
     ]
 }
 
-pub(crate) fn renew_values(claim: &Claim) -> Vec<Value> {
-    vec![micros(answers::term(claim))]
+pub(crate) fn renew_values(claim: &Claim, session: i64) -> Vec<Value> {
+    vec![micros(answers::term(claim)), Value::Number(session)]
 }
 
-pub(crate) fn restamp_values(claim: &Claim) -> Vec<Value> {
-    vec![spare(claim), floor(claim)]
+pub(crate) fn restamp_values(claim: &Claim, session: i64) -> Vec<Value> {
+    vec![spare(claim), floor(claim), Value::Number(session)]
 }
 
 pub(crate) fn withdraw_values(claim: &Claim, stray: Stray) -> Vec<Value> {

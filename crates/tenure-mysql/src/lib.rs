@@ -9,10 +9,12 @@
 //! 2. Every answer names the claim. One that names another ends the connection.
 //! 3. The procedures keep the same books as [`tenure_core::engine::ledger`]; a test compares them verb by verb.
 //! 4. A place whose hold guards an open transaction is not taken away, whatever the time.
-//! 5. A token is never issued again: what is cleaned up leaves a floor under all that come later.
+//! 5. A place that has a session lives and ends with it, and is never adopted by another.
+//! 6. A token is never issued again: what is cleaned up leaves a floor under all that come later.
 //!
 //! Where to look: `sql/` for what happens on the server, `schema` for how it gets there, `dial` for what a server must
-//! be like, `link` for connections and statements, `polls` for wakes, `trouble` for what each error means.
+//! be like, `link` for connections and statements, `session` for what the places of one dialect end with, `polls` for
+//! wakes, `trouble` for what each error means.
 #![forbid(unsafe_code)]
 
 mod contender;
@@ -26,6 +28,7 @@ mod options;
 mod polls;
 mod record;
 mod schema;
+mod session;
 mod trouble;
 
 use std::fmt;
@@ -37,8 +40,8 @@ use tenure_core::engine::inbox::{CLAIM_WINDOW, Inbox};
 use tenure_core::engine::ledger::{Expiry, Ledger, Place, Terms};
 use tenure_core::engine::links::Links;
 use tenure_core::engine::{
-    Effect, Engine, EngineError, Exclusion, Facts, Line, PlaceView, TokenDurability, Trouble, Withdrawn,
-    answers,
+    Effect, Engine, EngineError, Exclusion, Facts, Line, Liveness, PlaceView, Retry, TokenDurability,
+    Trouble, Withdrawn, answers,
 };
 use tenure_core::{Claim, ClaimId, FencingToken, Key};
 
@@ -56,13 +59,14 @@ const EVICT: &str = "CALL tenure_evict(?, ?)";
 
 const KEYS: &str = "SELECT DISTINCT `key` FROM tenure_places WHERE `key` > ? AND `key` >= ? \
     AND state IN ('waiting', 'offered', 'held') \
-    AND ends_us > TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) \
+    AND (ends_us > TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) OR (session <> 0 AND state = 'held')) \
+    AND (session = 0 OR NOT IS_FREE_LOCK(CONCAT('tenure ', session))) \
     AND LEFT(`key`, ?) = ? ORDER BY `key` LIMIT ?";
 
 /// Locks in the tables of a MariaDB or MySQL database.
 ///
 /// Clones are the same engine, with the same connections: one for each runtime that uses it, which are two in most
-/// processes, that of the caller and that of the keeper.
+/// processes, that of the caller and that of the keeper; with `dialect=get_lock` a single one.
 ///
 /// # Guarantees
 /// Stated by [`Engine::facts`] from what the server says of itself when it is opened. Exclusion is best effort where a
@@ -78,6 +82,7 @@ pub(crate) struct Shared {
     pub(crate) inbox: Arc<Inbox<Dialer>>,
     /// What the places of this client have in common, by which it finds what is new for them.
     pub(crate) channel: i64,
+    pub(crate) dialect: Dialect,
     facts: Facts,
 }
 
@@ -93,18 +98,27 @@ impl MySql {
     /// # Cancel safety
     /// Safe: nothing is left behind.
     pub async fn open(options: &MySqlOptions) -> Result<Self, EngineError> {
-        let links = Links::new(Dialer::new(options.clone()));
+        let dialer = Dialer::new(options.clone());
+        let dialect = options.dialect;
+        let links = match dialect {
+            Dialect::Table => Links::new(dialer),
+            Dialect::GetLock => Links::on_own_thread(dialer),
+        };
         let link = links.link().await?;
-        let facts = facts(&link.server);
+        let facts = facts(&link.server, dialect);
         let channel = i64::from_ne_bytes(rand::random::<u64>().to_ne_bytes());
-        Ok(Self { shared: Arc::new(Shared { links, inbox: Arc::default(), channel, facts }) })
+        Ok(Self { shared: Arc::new(Shared { links, inbox: Arc::default(), channel, dialect, facts }) })
     }
 }
 
 /// What such a server can promise.
-fn facts(server: &Server) -> Facts {
+fn facts(server: &Server, dialect: Dialect) -> Facts {
     let mut facts = Facts::of_leases("mysql");
-    let keeps = server.durable && !server.followed && !server.clustered;
+    let in_session = dialect == Dialect::GetLock;
+    if in_session {
+        facts.liveness = Liveness::Session;
+    }
+    let keeps = server.durable && !server.followed && !server.clustered && !in_session;
     facts.exclusion = if keeps { Exclusion::WithinClockRates } else { Exclusion::BestEffort };
     facts.token_durability = if server.durable { TokenDurability::Disk } else { TokenDurability::Volatile };
     facts.claim_window = CLAIM_WINDOW;
@@ -116,6 +130,11 @@ fn facts(server: &Server) -> Facts {
         ),
         (server.followed, "a failover to an asynchronous replica may forget holds"),
         (server.clustered, "Galera has not been tested"),
+        (
+            in_session,
+            "the server frees a key as soon as it ends the connection of its holder, which may learn of it a little \
+             later",
+        ),
     ];
     facts.cautions =
         cautions.iter().filter(|(is_so, _)| *is_so).map(|(_, caution)| (*caution).to_owned()).collect();
@@ -133,13 +152,16 @@ impl Shared {
         &self,
         statement: &'static str,
         claim: ClaimId,
-        values: Vec<Value>,
+        values: impl Fn(i64) -> Vec<Value>,
     ) -> Result<String, EngineError> {
         let link = self.links.link().await?;
-        let answer = match link.verb(statement, claim, values.clone()).await {
+        let answer = match link.verb(statement, claim, values(link.session)).await {
             // The connection had ended before, unnoticed; nothing was sent on it.
-            Err(trouble) if trouble.effect == Effect::None && link.has_ended() => {
-                self.links.link().await?.verb(statement, claim, values).await?
+            Err(trouble)
+                if (trouble.effect, trouble.retry) == (Effect::None, Retry::Worth) && link.has_ended() =>
+            {
+                let link = self.links.link().await?;
+                link.verb(statement, claim, values(link.session)).await?
             }
             answer => answer?,
         };
@@ -202,7 +224,7 @@ impl Engine for MySql {
 
     async fn evict(&self, key: &Key, claim: ClaimId) -> Result<Withdrawn, EngineError> {
         let values = vec![Value::Bytes(key.as_str().as_bytes().to_vec()), Value::Text(claim.to_string())];
-        let line = self.shared.verb(EVICT, claim, values).await?;
+        let line = self.shared.verb(EVICT, claim, |_| values.clone()).await?;
         answers::withdrawn(&line).ok_or_else(|| nonsense(&line).into())
     }
 }

@@ -25,8 +25,9 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::dial::{self, Server};
-use crate::options::MySqlOptions;
+use crate::options::{Dialect, MySqlOptions};
 use crate::polls::Polls;
+use crate::session::{self, Sessions};
 use crate::trouble;
 
 /// How many statements may wait for a connection before the next one waits to wait.
@@ -49,6 +50,7 @@ const SWEEP_IDLE: i64 = 24 * 3600 * 1_000_000;
 #[derive(Debug)]
 pub(crate) struct Dialer {
     options: MySqlOptions,
+    sessions: Sessions,
 }
 
 /// One connection, checked and ready.
@@ -57,6 +59,8 @@ pub(crate) struct Link {
     runtime: Handle,
     ended: Arc<AtomicBool>,
     pub(crate) server: Server,
+    /// The session that it is; zero when places end with their leases.
+    pub(crate) session: i64,
     pub(crate) polls: Polls,
 }
 
@@ -76,7 +80,7 @@ struct Request {
 
 impl Dialer {
     pub(crate) fn new(options: MySqlOptions) -> Self {
-        Self { options }
+        Self { options, sessions: Sessions::default() }
     }
 }
 
@@ -84,17 +88,25 @@ impl Dial for Dialer {
     type Link = Link;
 
     async fn dial(&self) -> Result<Link, Trouble> {
-        let (connection, server) = dial::dial(&self.options).await?;
+        let (mut connection, server) = dial::dial(&self.options).await?;
+        let (session, beat) = match self.options.dialect {
+            Dialect::Table => (0, None),
+            Dialect::GetLock => {
+                let limit = self.options.connect_timeout;
+                (self.sessions.begin(&mut connection, &server, limit).await?, Some(session::BEAT))
+            }
+        };
         let (requests, inbox) = mpsc::channel(QUEUE);
         let ended = Arc::new(AtomicBool::new(false));
         let owner = Owner {
             connection: Some(connection),
             patience: self.options.response_timeout,
+            beat,
             swept: SystemClock.now(),
             looked_at: Vec::new(),
         };
         tokio::spawn(owner.serve(inbox, Ended(Arc::clone(&ended))));
-        Ok(Link { requests, runtime: Handle::current(), ended, server, polls: Polls::default() })
+        Ok(Link { requests, runtime: Handle::current(), ended, server, session, polls: Polls::default() })
     }
 
     fn has_ended(link: &Link) -> bool {
@@ -114,16 +126,38 @@ impl Drop for Ended {
 struct Owner {
     connection: Option<MySqlConnection>,
     patience: Duration,
+    /// After how long without a request the server hears from us all the same.
+    beat: Option<Duration>,
     /// When it last looked for idle keys, and at which one last.
     swept: Moment,
     looked_at: Vec<u8>,
+}
+
+/// What a connection is to do next.
+enum Next {
+    Request(Request),
+    Beat,
+    End,
 }
 
 impl Owner {
     async fn serve(mut self, mut inbox: mpsc::Receiver<Request>, ended: Ended) {
         let mut used = SystemClock.now();
         // Ends with its requests, or with its connection.
-        while let Some(request) = inbox.recv().await {
+        loop {
+            let request = match self.next(&mut inbox).await {
+                Next::Request(request) => request,
+                Next::Beat => {
+                    self.ping().await;
+                    used = SystemClock.now();
+                    if self.connection.is_none() {
+                        ended.0.store(true, Ordering::Release);
+                        break;
+                    }
+                    continue;
+                }
+                Next::End => break,
+            };
             if request.reply.is_closed() {
                 // Nobody waits for it any more, and it was not sent.
                 continue;
@@ -150,6 +184,26 @@ impl Owner {
         if let Some(connection) = self.connection {
             // The server also notices by itself.
             let _ = tokio::time::timeout(self.patience, connection.close()).await;
+        }
+    }
+
+    async fn next(&self, inbox: &mut mpsc::Receiver<Request>) -> Next {
+        let received = match self.beat {
+            None => Ok(inbox.recv().await),
+            Some(beat) => tokio::time::timeout(beat, inbox.recv()).await,
+        };
+        match received {
+            Ok(Some(request)) => Next::Request(request),
+            Ok(None) => Next::End,
+            Err(_) => Next::Beat,
+        }
+    }
+
+    /// Lets the server hear from us. Gives the connection up when it does not answer.
+    async fn ping(&mut self) {
+        let Some(mut connection) = self.connection.take() else { return };
+        if let Ok(Ok(())) = tokio::time::timeout(self.patience, connection.ping()).await {
+            self.connection = Some(connection);
         }
     }
 
@@ -264,6 +318,13 @@ impl Link {
             Some("guarded") => Err(Trouble::away(
                 "a transaction that is guarded by this hold is still open: end it before the hold is given up",
             )),
+            Some("astray") => {
+                self.ended.store(true, Ordering::Release);
+                Err(Trouble::unsupported(
+                    "the connection that the server sees is not the one that has our session: name the server itself \
+                     in the URL, not a proxy that shares connections, or leave dialect=get_lock out of it",
+                ))
+            }
             Some(rest) => Ok(Answer { line: rest.to_owned(), told }),
         }
     }

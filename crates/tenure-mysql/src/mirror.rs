@@ -53,13 +53,13 @@ impl Books for Mirror {
         let (statement, id, more) = match verb {
             Verb::Attempt(claim) => {
                 let tag = tag(claim.id);
-                let mut values = contender::attempt_values(claim, tag.channel);
+                let mut values = contender::attempt_values(claim, tag.channel, 0);
                 values.pop();
                 values.push(Value::Bytes(tag.identity));
                 (contender::ATTEMPT, claim.id, values)
             }
-            Verb::Renew(claim) => (RENEW, claim.id, contender::renew_values(claim)),
-            Verb::Restamp(claim) => (RESTAMP, claim.id, contender::restamp_values(claim)),
+            Verb::Renew(claim) => (RENEW, claim.id, contender::renew_values(claim, 0)),
+            Verb::Restamp(claim) => (RESTAMP, claim.id, contender::restamp_values(claim, 0)),
             Verb::Withdraw(claim, stray) => (WITHDRAW, claim.id, contender::withdraw_values(claim, *stray)),
             Verb::Evict(claim) => (EVICT, *claim, vec![]),
         };

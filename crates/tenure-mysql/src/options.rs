@@ -60,6 +60,9 @@ pub enum Dialect {
     /// As rows with deadlines.
     #[default]
     Table,
+    /// As rows that live and end with the session of their client, which a named lock of the server stands for: one
+    /// connection, on a thread of the engine's own.
+    GetLock,
 }
 
 impl MySqlOptions {
@@ -123,9 +126,15 @@ impl MySqlOptions {
         Self { connect_timeout: timeout, ..self }
     }
 
+    /// The same options with another way to keep locks: as rows with deadlines, unless told otherwise.
+    #[must_use]
+    pub fn with_dialect(self, dialect: Dialect) -> Self {
+        Self { dialect, ..self }
+    }
+
     /// The options that a URL names: `mysql://[user[:password]@]host[:port]/database` or the same with `mariadb://`;
     /// then `?ssl-mode=disabled|preferred|required|verify-ca|verify-identity`, `ssl-ca=/path.pem`, `socket=/path`,
-    /// `timeout-ms=N` and `connect-timeout-ms=N`. Bytes outside the usual are written `%2f`.
+    /// `dialect=table|get_lock`, `timeout-ms=N` and `connect-timeout-ms=N`. Bytes outside the usual are written `%2f`.
     ///
     /// # Errors
     /// [`MySqlUrlError`] names the part that cannot be read, and never a password.
@@ -253,7 +262,8 @@ fn option(options: MySqlOptions, pair: &str) -> Result<MySqlOptions, MySqlUrlErr
         "socket" => MySqlOptions { address: Address::Unix(path()?), ..options },
         "timeout-ms" => options.with_response_timeout(millis()?),
         "connect-timeout-ms" => options.with_connect_timeout(millis()?),
-        "dialect" if value == "table" => MySqlOptions { dialect: Dialect::Table, ..options },
+        "dialect" if value == "table" => options.with_dialect(Dialect::Table),
+        "dialect" if value == "get_lock" => options.with_dialect(Dialect::GetLock),
         "dialect" => return Err(bad()),
         _ => return Err(MySqlUrlError::Option(name.to_owned())),
     })
@@ -322,6 +332,8 @@ mod tests {
         assert_eq!(options, expected);
         let options = MySqlOptions::from_url("mysql://app@h/a?ssl-mode=VERIFY_CA&ca=/ca.pem").unwrap();
         assert_eq!((options.tls, options.ca), (Tls::VerifyCa, Some("/ca.pem".into())));
+        let options = MySqlOptions::from_url("mysql://h/a?dialect=get_lock").unwrap();
+        assert_eq!(options, MySqlOptions::tcp("h", 3306, "a").with_dialect(Dialect::GetLock));
         let options = MySqlOptions::from_url("mysql://h/a?socket=/run/m.sock").unwrap();
         assert_eq!(options, MySqlOptions::unix("/run/m.sock", "a"));
     }

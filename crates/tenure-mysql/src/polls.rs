@@ -30,6 +30,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(25);
 const PAUSE_SHARE: u32 = 16;
 /// The pause while only holders listen, who have nothing to hear of but an eviction.
 const PAUSE_OF_HOLDERS: Duration = Duration::from_secs(1);
+/// The same where holds end with the session: who asks is also who learns that it has ended.
+const PAUSE_OF_SESSIONS: Duration = Duration::from_millis(250);
 
 /// What somebody listens for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +82,8 @@ pub(crate) async fn ask(link: &Link, inbox: &Inbox<Dialer>, channel: i64, intere
     let mut seen = polls.turn.lock().await;
     // Ends with the connection, or when the caller is told and drops this.
     while !link.has_ended() {
-        let pause = seen.pause(polls.waiters.load(Ordering::Acquire));
+        let of_holders = if link.session == 0 { PAUSE_OF_HOLDERS } else { PAUSE_OF_SESSIONS };
+        let pause = seen.pause(polls.waiters.load(Ordering::Acquire), of_holders);
         tokio::select! {
             () = link.sleep(pause) => {}
             () = polls.begun.notified() => continue,
@@ -94,10 +97,10 @@ pub(crate) async fn ask(link: &Link, inbox: &Inbox<Dialer>, channel: i64, intere
 
 impl Seen {
     /// How long to wait before the next question.
-    fn pause(&mut self, waiters: usize) -> Duration {
+    fn pause(&mut self, waiters: usize, of_holders: Duration) -> Duration {
         if waiters == 0 {
             self.waiters = 0;
-            return PAUSE_OF_HOLDERS;
+            return of_holders;
         }
         let now = SystemClock.now();
         if waiters > self.waiters {

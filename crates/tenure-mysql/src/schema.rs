@@ -21,11 +21,20 @@ pub(crate) const VERSION: u32 = 1;
 /// UTC, because the local time that `SYSDATE` gives is ambiguous for an hour each year.
 const NOW: &str = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))";
 
+/// Whether a place or tombstone is dead at `p_now`.
+const DEAD: &str = "(
+  (ends_us <= p_now AND NOT (session <> 0 AND state = 'held'))
+  OR (session <> 0 AND state IN ('waiting', 'offered', 'held') AND IS_FREE_LOCK(CONCAT('tenure ', session)))
+)";
+
 /// How the columns of our tables are called, to tell ours from those of others.
 const COLUMNS: &[(&str, &[&str])] = &[
     ("tenure_schema", &["version", "floor_token"]),
     ("tenure_keys", &["key", "last_token"]),
-    ("tenure_places", &["key", "seq", "claim", "mode", "lim", "term_us", "state", "ends_us", "token"]),
+    (
+        "tenure_places",
+        &["key", "seq", "claim", "mode", "lim", "term_us", "state", "ends_us", "token", "session"],
+    ),
     ("tenure_holds", &["key", "claim"]),
 ];
 
@@ -53,6 +62,7 @@ fn statements(now: &str) -> Vec<String> {
         let filled = filled.replace("{word}", "VARCHAR(9) CHARACTER SET ascii COLLATE ascii_bin");
         let filled = filled.replace("{text}", "MEDIUMTEXT CHARACTER SET ascii COLLATE ascii_bin");
         let filled = filled.replace("{key}", "VARBINARY(512)").replace("{identity}", "VARBINARY(2048)");
+        let filled = filled.replace("{dead}", &DEAD.replace('\n', "\n      "));
         filled.replace("{now}", now).replace("{window}", "3000000").trim_end().to_owned()
     };
     // A procedure keeps the mode of the session that made it.

@@ -1,4 +1,5 @@
--- Locks the key's row, then reads the clock, then drops what is dead by then. What an open transaction of its holder
+-- Locks the key's row, then reads the clock, then drops what is dead by then: what has reached its end, but for holds
+-- that have a session, and all places of a session that nobody has any more. What an open transaction of its holder
 -- guards is not dead, whatever the time.
 CREATE PROCEDURE tenure_enter(IN p_key {key}, OUT p_now BIGINT, OUT p_last BIGINT)
 SQL SECURITY INVOKER
@@ -22,7 +23,7 @@ BEGIN
     SELECT GREATEST(p_last, MAX(floor_token)) INTO p_last FROM tenure_schema;
   END IF;
   SET p_now = {now};
-  SELECT MIN(seq) INTO v_seq FROM tenure_places WHERE `key` = p_key AND ends_us <= p_now;
+  SELECT MIN(seq) INTO v_seq FROM tenure_places WHERE `key` = p_key AND {dead};
   WHILE v_seq IS NOT NULL DO
     SELECT claim, state INTO v_claim, v_state FROM tenure_places WHERE `key` = p_key AND seq = v_seq;
     SET v_free = TRUE;
@@ -32,6 +33,6 @@ BEGIN
     IF v_free THEN
       DELETE FROM tenure_places WHERE `key` = p_key AND seq = v_seq;
     END IF;
-    SELECT MIN(seq) INTO v_seq FROM tenure_places WHERE `key` = p_key AND ends_us <= p_now AND seq > v_seq;
+    SELECT MIN(seq) INTO v_seq FROM tenure_places WHERE `key` = p_key AND seq > v_seq AND {dead};
   END WHILE;
 END

@@ -1,19 +1,24 @@
 -- A fresh token for the hold.
 CREATE PROCEDURE tenure_restamp(
-  IN p_key {key}, IN p_claim {claim}, IN p_spare BIGINT, IN p_floor BIGINT
+  IN p_key {key}, IN p_claim {claim}, IN p_spare BIGINT, IN p_floor BIGINT, IN p_session BIGINT
 )
 SQL SECURITY INVOKER
-BEGIN
+restamp: BEGIN
   DECLARE v_now, v_before, v_last, v_seq, v_token, v_spares BIGINT;
   DECLARE v_state {word};
   DECLARE v_told {text};
   DECLARE v_answer {text};
   DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; RESIGNAL; END;
+  IF p_session <> 0 AND NOT (IS_USED_LOCK(CONCAT('tenure ', p_session)) <=> CONNECTION_ID()) THEN
+    SELECT CONCAT(p_claim, ' astray') AS answer, NULL AS told;
+    LEAVE restamp;
+  END IF;
   START TRANSACTION;
   CALL tenure_enter(p_key, v_now, v_before);
   SET v_last = v_before;
   CALL tenure_promote(p_key, '', v_now, v_last, v_told);
-  SELECT seq, state INTO v_seq, v_state FROM tenure_places WHERE `key` = p_key AND claim = p_claim;
+  SELECT seq, state INTO v_seq, v_state FROM tenure_places
+    WHERE `key` = p_key AND claim = p_claim AND (session = p_session OR state IN ('withdrawn', 'evicted'));
   IF v_state IN ('offered', 'held') THEN
     CALL tenure_stamp(v_now, p_floor, p_spare, v_last, v_token, v_spares);
   END IF;

@@ -29,6 +29,8 @@ CREATE TABLE IF NOT EXISTS tenure_places (
   since_us BIGINT NOT NULL,
   channel BIGINT NOT NULL,
   identity {identity} NOT NULL,
+  -- The session that the place lives and ends with; zero for one that ends with its lease.
+  session BIGINT NOT NULL DEFAULT 0,
   PRIMARY KEY (`key`, seq),
   -- How a client finds what has changed for all that it waits for.
   KEY tenure_news (channel, state)

@@ -27,7 +27,7 @@ BEGIN
       IF v_seq IS NULL THEN
         SELECT COALESCE(MAX(seq), 0) + 1 INTO v_top FROM tenure_places WHERE `key` = p_key;
         INSERT INTO tenure_places VALUES (
-          p_key, v_top, p_claim, 'x', 0, p_term, 0, 0, 'withdrawn', v_now + p_term, 0, 0, 0, v_now, 0, ''
+          p_key, v_top, p_claim, 'x', 0, p_term, 0, 0, 'withdrawn', v_now + p_term, 0, 0, 0, v_now, 0, '', 0
         );
       ELSE
         UPDATE tenure_places SET ends_us = GREATEST(ends_us, v_now + p_term) WHERE `key` = p_key AND seq = v_seq;
