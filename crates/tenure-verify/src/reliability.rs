@@ -22,6 +22,17 @@ because it was stopped between the check and the act, which no lock can prevent;
 runs under faults: a hand-off may have met one. Minutes say how much a run proves.
 ";
 
+/// What stands below them.
+const TAIL: &str = "
+## A run in a picture
+
+![Who held what and when in ten seconds on Redis, and where the faults fell](reliability/timeline.svg)
+
+Each row is a key, or what was done to a worker or to all; a colour is a worker; a pale end of a hold is what it held
+beyond its lease. Opened by itself, [the picture](reliability/timeline.svg) says more at each bar. `cargo xtask
+reliability` draws it; `--report` does for any run.
+";
+
 /// Writes `reliability.md` in a folder from the records in its folder `reliability`.
 ///
 /// # Errors
@@ -107,6 +118,7 @@ fn text(summaries: &[Summary]) -> String {
             figures.hand_off_p99 as f64 / 1e3
         );
     }
+    page.push_str(TAIL);
     page
 }
 

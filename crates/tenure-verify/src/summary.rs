@@ -121,7 +121,9 @@ impl Outcome {
     pub fn write(&self, directory: &Path) -> io::Result<()> {
         self.record(&directory.join("verdict.json"))?;
         std::fs::write(directory.join("verdict.txt"), self.to_string())?;
-        std::fs::write(directory.join("timeline.html"), timeline::page(&self.history, &self.judgement))
+        let picture = timeline::picture(&self.history, &self.judgement);
+        std::fs::write(directory.join("timeline.svg"), &picture)?;
+        std::fs::write(directory.join("timeline.html"), timeline::page(&self.history, &picture))
     }
 }
 

@@ -1,4 +1,5 @@
-//! A picture of a run: who held what and when, and where the faults fell. One file that opens in a browser.
+//! A picture of a run: who held what and when, and where the faults fell. It opens in a browser, by itself or on a page
+//! that says what is to be seen.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -16,9 +17,9 @@ const LANE: usize = 16;
 const LEFT: usize = 190;
 const SECOND: f64 = 120.0;
 
-const STYLE: &str = "body{font:13px sans-serif;margin:1.5em;color:#222}svg{background:#fff}\
-text{font:11px sans-serif}pre{background:#f4f4f4;padding:1em;overflow:auto}.x{overflow-x:auto;border:1px solid #ccc}\
-.bad{stroke:#d00;stroke-width:2}";
+const PAGE_STYLE: &str =
+    "body{font:13px sans-serif;margin:1.5em;color:#222}.x{overflow-x:auto;border:1px solid #ccc}";
+const STYLE: &str = "svg{background:#fff}text{font:11px sans-serif}.bad{stroke:#d00;stroke-width:2}";
 
 /// A bar of the picture.
 struct Bar {
@@ -29,8 +30,20 @@ struct Bar {
     title: String,
 }
 
-/// The page.
-pub(crate) fn page(history: &History, judgement: &Judgement) -> String {
+/// The page around a picture.
+pub(crate) fn page(history: &History, picture: &str) -> String {
+    let header = &history.header;
+    let title = format!("tenure verify: {}, seed {}", header.engine, header.seed);
+    let keys = "Each row is a key, or what was done to a worker or to all. A colour is a worker; a pale end of a hold \
+                is what it held beyond its lease. Point at a bar to read it. A red line is a violation.";
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title><style>{PAGE_STYLE}</style>\n\
+         <h1>{title}</h1>\n<p>{keys}</p>\n<div class=\"x\">\n{picture}</div>\n</html>\n"
+    )
+}
+
+/// The picture, as SVG.
+pub(crate) fn picture(history: &History, judgement: &Judgement) -> String {
     let first = history.records.first().map_or(0, |record| record.0);
     let last = history.records.last().map_or(0, |record| record.0);
     let mut bars = faults(history, last);
@@ -41,8 +54,9 @@ pub(crate) fn page(history: &History, judgement: &Judgement) -> String {
     lanes.dedup();
     let x = |at: Micros| LEFT as f64 + at.saturating_sub(first) as f64 / 1e6 * SECOND;
     let (width, height) = (x(end) + 20.0, (lanes.len() + 2) * LANE);
-    let mut svg =
-        format!("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width:.0}\" height=\"{height}\">\n");
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width:.0}\" height=\"{height}\"><style>{STYLE}</style>\n"
+    );
     for second in 0..=(end.saturating_sub(first) / 1_000_000) {
         let at = x(first + second * 1_000_000);
         // Writing to a text cannot fail.
@@ -75,14 +89,7 @@ pub(crate) fn page(history: &History, judgement: &Judgement) -> String {
         );
     }
     svg.push_str("</svg>\n");
-    let header = &history.header;
-    let title = format!("tenure verify: {}, seed {}", header.engine, header.seed);
-    let keys = "Each row is a key, or what was done to a worker or to all. A colour is a worker; a pale end of a hold \
-                is what it held beyond its lease. Point at a bar to read it. A red line is a violation.";
-    format!(
-        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title><style>{STYLE}</style>\n\
-         <h1>{title}</h1>\n<p>{keys}</p>\n<div class=\"x\">\n{svg}</div>\n</html>\n"
-    )
+    svg
 }
 
 /// What was done, one row for each worker, and one for all.

@@ -125,6 +125,8 @@ fn a_run_that_is_stopped_early_has_a_verdict_and_a_report_that_can_be_judged_aga
     assert_eq!(again, outcome.history);
     let page = std::fs::read_to_string(report.path().join("timeline.html")).unwrap();
     assert!(page.contains("<svg") && page.contains("mutex-0"));
+    let picture = std::fs::read_to_string(report.path().join("timeline.svg")).unwrap();
+    assert!(picture.starts_with("<svg") && page.contains(&picture));
     let verdict = std::fs::read_to_string(report.path().join("verdict.json")).unwrap();
     let verdict: tenure_verify::Summary = serde_json::from_str(&verdict).unwrap();
     assert_eq!(verdict, outcome.summary());
