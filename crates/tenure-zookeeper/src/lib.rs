@@ -37,7 +37,7 @@ use std::time::Duration;
 use tenure_core::engine::links::Links;
 use tenure_core::engine::signals::Signals;
 use tenure_core::engine::{
-    Engine, EngineError, Facts, Line, Liveness, TokenDurability, TokenSource, Trouble, Withdrawn,
+    Engine, EngineError, Facts, Line, Liveness, TokenDurability, TokenOrigin, Trouble, Withdrawn,
 };
 use tenure_core::{Claim, ClaimId, Key};
 use zookeeper_client::{CreateMode, Error};
@@ -167,7 +167,7 @@ impl Engine for Zookeeper {
         let mut facts = Facts::of_leases("zookeeper");
         facts.liveness = Liveness::Session;
         facts.token_durability = TokenDurability::Quorum;
-        facts.token_source = TokenSource::Revision;
+        facts.token_origin = TokenOrigin::Revision;
         facts.claim_window = CLAIM_WINDOW;
         facts.refresh_every = REFRESH_EVERY;
         facts.cautions.clone_from(&self.shared.cautions);

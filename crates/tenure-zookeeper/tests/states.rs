@@ -9,7 +9,7 @@ use std::time::Duration;
 use support::*;
 use tenure_core::engine::{
     Contender, Effect, Engine, EngineErrorKind, Exclusion, Gone, Liveness, Renewal, Retry, Stray,
-    TokenDurability, TokenSource,
+    TokenDurability, TokenOrigin,
 };
 use tenure_core::{FencingToken, Mode, Tenure, Ttl};
 use tenure_zookeeper::{Layout, Terms, Write, Zookeeper, ZookeeperFenceError};
@@ -28,8 +28,8 @@ async fn what_an_ensemble_can_promise_is_stated() {
     assert_eq!((facts.engine, facts.liveness), ("zookeeper", Liveness::Session));
     assert_eq!(facts.exclusion, Exclusion::WithinClockRates);
     assert_eq!(
-        (facts.token_durability, facts.token_source),
-        (TokenDurability::Quorum, TokenSource::Revision)
+        (facts.token_durability, facts.token_origin),
+        (TokenDurability::Quorum, TokenOrigin::Revision)
     );
 }
 

@@ -8,7 +8,7 @@ mod rules_1_to_4;
 mod rules_5_to_8;
 
 use futures_util::future::LocalBoxFuture;
-use tenure_core::engine::{Facts, Liveness, Order, Permits, TokenSource};
+use tenure_core::engine::{Facts, Liveness, Order, Permits, TokenOrigin};
 
 use crate::MemorySite;
 use crate::site::{Hook, Site};
@@ -56,7 +56,7 @@ impl Need {
                 session.then(|| "a session ends for all its holds at once, so none has a quarantine".into())
             }
             Self::Floor => {
-                let revision = facts.token_source == TokenSource::Revision;
+                let revision = facts.token_origin == TokenOrigin::Revision;
                 revision.then(|| "tokens are the engine's own revisions, which nobody can raise".into())
             }
             Self::Arrival => (facts.order != Order::Arrival).then(|| "waiters have no promised order".into()),

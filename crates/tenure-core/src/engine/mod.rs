@@ -285,7 +285,7 @@ pub struct Facts {
     /// What the order of tokens survives.
     pub token_durability: TokenDurability,
     /// Whose numbers the tokens are.
-    pub token_source: TokenSource,
+    pub token_origin: TokenOrigin,
     /// In which order waiters are granted.
     pub order: Order,
     /// Whether there are semaphores.
@@ -308,7 +308,7 @@ impl Facts {
             liveness: Liveness::Lease,
             exclusion: Exclusion::WithinClockRates,
             token_durability: TokenDurability::Volatile,
-            token_source: TokenSource::Line,
+            token_origin: TokenOrigin::Line,
             order: Order::Arrival,
             permits: Permits::Kept,
             claim_window: Duration::from_secs(3),
@@ -359,7 +359,7 @@ pub enum TokenDurability {
 /// Whose numbers the tokens are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum TokenSource {
+pub enum TokenOrigin {
     /// Numbers that the line of the key keeps; the next one can be above anything that a client has seen.
     Line,
     /// The engine's own revision, which nobody can raise. A client that has seen a higher token, as after a restore of
