@@ -307,6 +307,48 @@ async fn nobody_is_granted_while_a_transaction_of_the_holder_is_open_although_it
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_is_one_statement_and_writes_nothing() {
+    let server = migrated(&[]).await;
+    let engine = session(&server).await;
+    let mut holder = engine.contend(claim("k"));
+    granted(&mut holder).await;
+    let count = |what: &str| -> u64 {
+        let said = say(&server, &format!("SHOW GLOBAL STATUS LIKE '{what}'"));
+        said.split('\t').nth(1).unwrap().parse().unwrap()
+    };
+    // It is prepared by now.
+    assert!(holds(&mut holder).await);
+    let (statements, updates) = (count("Com_stmt_execute"), count("Com_update"));
+    for _ in 0..5 {
+        assert!(holds(&mut holder).await);
+    }
+    assert_eq!(count("Com_stmt_execute") - statements, 5);
+    assert_eq!(count("Com_update"), updates);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn holding_costs_few_statements_however_many_are_held() {
+    let server = migrated(&[]).await;
+    let engine = session(&server).await;
+    let mut holders: Vec<_> = (0..50).map(|n| engine.contend(claim(&format!("k{n}")))).collect();
+    for holder in &mut holders {
+        granted(holder).await;
+        // The first call of who has not looked may say so at once.
+        in_time("it may look again", holder.changed()).await.unwrap();
+    }
+    let count = || -> u64 {
+        let said = say(&server, "SHOW GLOBAL STATUS LIKE 'Com_stmt_execute'");
+        said.split('\t').nth(1).unwrap().parse().unwrap()
+    };
+    let before = count();
+    let all = futures_util::future::join_all(holders.iter_mut().map(|holder| holder.changed()));
+    assert!(tokio::time::timeout(Duration::from_secs(1), all).await.is_err());
+    let asked = count() - before;
+    println!("{asked} statements in a second for 50 holds");
+    assert!(asked <= 8, "{asked} statements in a second");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quarantine_is_refused() {
     let server = migrated(&[]).await;
     let engine = session(&server).await;

@@ -18,7 +18,10 @@ renew: BEGIN
   SELECT seq, state INTO v_seq, v_state FROM tenure_places
     WHERE `key` = p_key AND claim = p_claim AND (session = p_session OR state IN ('withdrawn', 'evicted'));
   IF v_state IN ('offered', 'held') THEN
-    UPDATE tenure_places SET state = 'held', ends_us = v_now + p_term WHERE `key` = p_key AND seq = v_seq;
+    IF v_state = 'offered' OR p_session = 0 THEN
+      -- A hold that has a session lasts as long as that: there is nothing to write.
+      UPDATE tenure_places SET state = 'held', ends_us = v_now + p_term WHERE `key` = p_key AND seq = v_seq;
+    END IF;
     SET v_answer = 'renewed';
   ELSE
     SET v_answer = CONCAT('gone ', IF(v_state IN ('withdrawn', 'evicted'), v_state, 'absent'));
