@@ -16,6 +16,12 @@ fn the_program_makes_the_tables_and_locks_in_them() {
 }
 
 #[test]
+fn the_program_holds_as_long_as_a_session() {
+    let (bench, server) = (Bench::new(), PostgresServer::start(&[]).unwrap());
+    support::makes_tables_and_locks_in_them(&bench, &format!("{}?dialect=advisory", server.url()));
+}
+
+#[test]
 fn a_migration_is_printed_for_other_tools_and_refused_where_there_is_none() {
     let bench = Bench::new();
     let printed = bench.end_of(["migrate", "--print", "--at", "postgres://u:hunter2@h/d?schema=locks"]);

@@ -4,13 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tenure_core::engine::{
-    Attempt, Contender, EngineError, Renewal, Restamp, Stray, Wake, Withdrawn, answers,
+    Attempt, Contender, EngineError, Renewal, Restamp, Stray, Trouble, Wake, Withdrawn, answers,
 };
-use tenure_core::{Claim, FencingToken, IfBusy};
+use tenure_core::{Claim, FencingToken, IfBusy, Ttl};
 
 use crate::Shared;
 use crate::link::{Ear, Link, Value};
+use crate::options::Dialect;
 use crate::verbs::Verb;
+
+/// For how long a hold is valid from before an answer, at most, where it lasts as long as a session.
+///
+/// The server ends the session of a machine that it cannot reach 20 s after it has last heard of it, however long the
+/// TTL is; see `dial::KEPT_ALIVE`. A quarter of that is left for what lies between the two.
+const SESSION_VALIDITY: Duration = Duration::from_secs(15);
 
 /// Speaks for one claim at a [`Postgres`](crate::Postgres).
 #[derive(Debug)]
@@ -21,7 +28,10 @@ pub struct PostgresContender {
 }
 
 impl PostgresContender {
-    pub(crate) fn new(shared: Arc<Shared>, claim: Claim) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, mut claim: Claim) -> Self {
+        if shared.links.dial().options.dialect == Dialect::Advisory {
+            claim.ttl = Ttl::new(claim.ttl.duration().min(SESSION_VALIDITY)).unwrap_or(claim.ttl);
+        }
         Self { shared, claim, ear: None }
     }
 
@@ -64,6 +74,7 @@ impl PostgresContender {
             Value::Truth(self.claim.if_busy == IfBusy::Leave),
             Value::Text(channel),
             Value::Text(identity),
+            Value::Number(link.session),
         ];
         let line = self.verb(link, Verb::Attempt, values).await?;
         match answers::attempt(&line, &self.claim) {
@@ -84,6 +95,13 @@ impl Contender for PostgresContender {
             ear.look();
         }
         let link = self.shared.links.link().await?;
+        if link.session != 0 && !self.claim.quarantine.is_zero() {
+            return Err(Trouble::unsupported(
+                "a session ends for all its holds at once, so none has a quarantine: ask for none, or leave out \
+                 dialect=advisory",
+            )
+            .into());
+        }
         if self.ear.is_some() && self.shared.inbox.home_of(self.claim.id).is_none() {
             // Our connection has ended and was made anew.
             self.shared.inbox.settle(self.claim.id, &link);
@@ -115,13 +133,15 @@ impl Contender for PostgresContender {
             ear.look();
         }
         let link = self.shared.links.link().await?;
-        let line = self.verb(&link, Verb::Renew, vec![self.term()]).await?;
+        let session = Value::Number(link.session);
+        let line = self.verb(&link, Verb::Renew, vec![self.term(), session]).await?;
         answers::renewal(&line, &self.claim).ok_or_else(|| link.confused(&line).into())
     }
 
     async fn restamp(&mut self) -> Result<Restamp, EngineError> {
         let link = self.shared.links.link().await?;
-        let line = self.verb(&link, Verb::Restamp, vec![self.spare(), self.floor()]).await?;
+        let session = Value::Number(link.session);
+        let line = self.verb(&link, Verb::Restamp, vec![self.spare(), self.floor(), session]).await?;
         answers::restamp(&line).ok_or_else(|| link.confused(&line).into())
     }
 

@@ -35,6 +35,12 @@ const GREETING: &str = "SELECT current_setting('server_version_num')::int4, curr
     (SELECT n.nspname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
      WHERE c.oid = to_regclass(coalesce(quote_ident($1) || '.', '') || 'tenure_schema'))";
 
+/// What lets the server notice after 20 s, and not before, that a client's machine is gone, and keeps it from ending
+/// who is idle. Names that this version does not know are left out.
+const KEPT_ALIVE: &str = "SELECT set_config(s.name, v.value, false) FROM (VALUES ('tcp_keepalives_idle', '5'), \
+    ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '20000'), \
+    ('idle_session_timeout', '0')) v (name, value) JOIN pg_settings s ON s.name = v.name";
+
 /// What a server says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Server {
@@ -234,6 +240,26 @@ pub(crate) async fn check_tables(
         ))),
         None => Err(foreign(schema, &address)),
     }
+}
+
+/// How often a number that somebody else has is drawn again.
+const DRAWS: usize = 8;
+
+/// Makes a session of a connection: a lock that the server frees with it, and so soon after the client is gone.
+///
+/// The lock's number is drawn, not made from names, so that no name can collide with another.
+pub(crate) async fn begin_session(client: &Client) -> Result<i64, Trouble> {
+    let failed = |error: tokio_postgres::Error| trouble::of(&error).without_effect();
+    client.query_typed(KEPT_ALIVE, &[]).await.map_err(failed)?;
+    for _ in 0..DRAWS {
+        let number: i64 = rand::random();
+        let locked =
+            client.query_typed_one("SELECT pg_try_advisory_lock($1)", &[(&number, Type::INT8)]).await;
+        if number != 0 && locked.and_then(|row| row.try_get(0)).map_err(failed)? {
+            return Ok(number);
+        }
+    }
+    Err(Trouble::away("every number that was drawn for the session is locked by somebody else"))
 }
 
 /// Something of ours is somebody else's.

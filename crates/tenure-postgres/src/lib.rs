@@ -5,6 +5,11 @@
 //! acts, and tells exactly those whom it enables by a notification that carries the grant. No row is locked between two
 //! round trips, so a client that is paused blocks nobody, and a pooler may be in between.
 //!
+//! Holds end by lease, or, with [`Dialect::Advisory`], with a session: then all verbs go over one connection, which has
+//! an advisory lock for as long as it stands.
+//!
+//! The crate needs Rust 1.89, and 1.94 with the feature `sqlx`.
+//!
 //! # Invariants
 //! 1. A verb is one statement, and so is applied as a whole or not at all.
 //! 2. Every answer names the claim. One that names another ends the connection.
@@ -12,6 +17,7 @@
 //! 4. The clock is read after the key's row is locked.
 //! 5. What is answered was committed durably, whatever the defaults of the session say.
 //! 6. A place that a transaction of its holder has pinned stays until that transaction ends, and no verb waits for it.
+//! 7. A hold of a session that lives stays, whatever its lease; one of a session that has ended is never taken over.
 //!
 //! Where to look: `sql/version_1.sql` for what happens on the server, `dial` for what a server must be like, `link` for
 //! connections and statements, `migration` for the tables, `trouble` for what each error means.
@@ -40,7 +46,8 @@ use tenure_core::engine::inbox::CLAIM_WINDOW;
 use tenure_core::engine::ledger::{Expiry, Ledger, Place, Terms};
 use tenure_core::engine::links::Links;
 use tenure_core::engine::{
-    Engine, EngineError, Exclusion, Facts, Line, PlaceView, TokenDurability, Trouble, Withdrawn, answers,
+    Engine, EngineError, Exclusion, Facts, Line, Liveness, PlaceView, TokenDurability, Trouble, Withdrawn,
+    answers,
 };
 use tenure_core::lease::{Clock, Moment, SystemClock};
 use tenure_core::{Claim, ClaimId, FencingToken, Key};
@@ -51,7 +58,7 @@ pub use guarded::{GuardedTx, GuardedTxError, Hold, NotHeld};
 #[cfg(feature = "sqlx")]
 pub use guarded_sqlx::{SqlxGuardedTx, SqlxGuardedTxError};
 pub use migration::{Migrated, migrate, migration_sql};
-pub use options::{PostgresOptions, PostgresUrlError};
+pub use options::{Dialect, PostgresOptions, PostgresUrlError};
 
 use dial::Server;
 use link::{Dialer, Inbox, Link, Value};
@@ -72,8 +79,9 @@ const IDLE: Duration = Duration::from_secs(3600);
 ///
 /// # Guarantees
 /// Stated by [`Engine::facts`] from what the server says of itself when it is opened: exclusion is within clock rates
-/// unless the server does not wait for its disk, or has standbys for none of which it waits. Each token is on the disk
-/// before its grant is reported, and is never given out twice as long as the disk or the clock remembers.
+/// unless the server does not wait for its disk, has standbys for none of which it waits, or holds end with a session.
+/// Each token is on the disk before its grant is reported, and is never given out twice as long as the disk or the
+/// clock remembers.
 #[derive(Clone, Debug)]
 pub struct Postgres {
     shared: Arc<Shared>,
@@ -107,21 +115,30 @@ impl Postgres {
     /// Safe: nothing is left behind.
     pub async fn open(options: &PostgresOptions) -> Result<Self, EngineError> {
         let inbox = Arc::new(Inbox::default());
-        let links = Links::new(Dialer::new(options.clone(), Arc::clone(&inbox)));
+        let dialer = Dialer::new(options.clone(), Arc::clone(&inbox));
+        let links = match options.dialect {
+            Dialect::Table => Links::new(dialer),
+            Dialect::Advisory => Links::on_own_thread(dialer),
+        };
         let link = links.link().await?;
-        let facts = facts(&link.server, links.dial().is_pooled());
+        let facts = facts(&link.server, options.dialect, links.dial().is_pooled());
         let sweep = Mutex::new(Sweep { after: String::new(), last: SystemClock.now() });
         Ok(Self { shared: Arc::new(Shared { links, inbox, facts, sweep }) })
     }
 }
 
 /// What such a server can promise.
-fn facts(server: &Server, pooled: bool) -> Facts {
+fn facts(server: &Server, dialect: Dialect, pooled: bool) -> Facts {
     let mut facts = Facts::of_leases("postgres");
     let keeps = server.durable && (server.standbys == 0 || server.waits_for_standbys);
     facts.exclusion = if keeps { Exclusion::WithinClockRates } else { Exclusion::BestEffort };
     facts.token_durability = if keeps { TokenDurability::Disk } else { TokenDurability::Volatile };
     facts.claim_window = CLAIM_WINDOW;
+    if dialect == Dialect::Advisory {
+        facts.liveness = Liveness::Session;
+        // The server may end a session at once, as when it is killed, and a holder that is cut off does not hear of it.
+        facts.exclusion = Exclusion::BestEffort;
+    }
     if pooled {
         facts.refresh_every = POLL;
         facts.cautions.push(format!(

@@ -30,7 +30,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use crate::dial::{self, Dialed, Server};
-use crate::options::PostgresOptions;
+use crate::options::{Dialect, PostgresOptions};
 use crate::trouble;
 use crate::verbs::{Verb, Verbs};
 
@@ -63,6 +63,16 @@ pub(crate) struct Link {
     pub(crate) verbs: Verbs,
     /// Where claims that wait on it are to be told; empty behind a pooler.
     pub(crate) channel: String,
+    /// The number of its session, as long as which holds last; 0 where they end by lease.
+    pub(crate) session: i64,
+}
+
+/// What is known of a connection that may serve.
+struct Greeted {
+    server: Server,
+    schema: String,
+    channel: String,
+    session: i64,
 }
 
 /// Lives as long as the task that drives a connection, which also ends with its runtime.
@@ -119,7 +129,7 @@ impl Dialer {
         Ok(theirs == process || ours != process)
     }
 
-    async fn greeted(&self, dialed: &Dialed, since: Moment) -> Result<(Server, String, String), Trouble> {
+    async fn greeted(&self, dialed: &Dialed, since: Moment) -> Result<Greeted, Trouble> {
         let client = &dialed.client;
         let server = dial::greet(client, &self.options).await?;
         if server.age.is_some_and(|age| age > SystemClock.now().since(since)) {
@@ -130,13 +140,22 @@ impl Dialer {
         if !self.is_pooled() {
             self.pooled.get_or_try_init(|| self.probe(client, server.process)).await?;
         }
+        let by_session = self.options.dialect == Dialect::Advisory;
         if self.is_pooled() {
-            return Ok((server, schema, String::new()));
+            if by_session {
+                return Err(Trouble::unsupported(format!(
+                    "a pooler is between us and the server at {}, and would give our session to others: connect to the \
+                     server itself, or leave out dialect=advisory",
+                    self.options.address()
+                )));
+            }
+            return Ok(Greeted { server, schema, channel: String::new(), session: 0 });
         }
+        let session = if by_session { dial::begin_session(client).await? } else { 0 };
         let channel = format!("tenure_{:016x}", rand::random::<u64>());
         let listening = client.batch_execute(&format!("LISTEN {channel}")).await;
         listening.map_err(|error| trouble::of(&error).without_effect())?;
-        Ok((server, schema, channel))
+        Ok(Greeted { server, schema, channel, session })
     }
 }
 
@@ -171,7 +190,7 @@ impl Dial for Dialer {
             let message = format!("{} did not let us in within {limit:?}", self.options.address());
             return Err(Trouble::away(message));
         };
-        let (dialed, (server, schema, channel)) = dialed?;
+        let (dialed, Greeted { server, schema, channel, session }) = dialed?;
         life.begin();
         let pooled = channel.is_empty();
         if pooled {
@@ -187,6 +206,7 @@ impl Dial for Dialer {
             server,
             verbs: Verbs::of(&schema),
             channel,
+            session,
         })
     }
 
@@ -261,6 +281,11 @@ impl Link {
             // Another process serves us: what was to be pushed to us went to whoever has ours now.
             dialer.moved.store(true, Ordering::Relaxed);
             self.give_up();
+            if self.session != 0 {
+                let message =
+                    "another process of the server answers: a pooler is between, and our session is gone";
+                return Err(Trouble::lost(message).into());
+            }
         }
         let own = claim.to_string();
         match line.strip_prefix(&own).and_then(|rest| rest.strip_prefix(' ')) {

@@ -19,6 +19,9 @@ use crate::options::PostgresOptions;
 use crate::record::{self, Tag};
 use crate::verbs::{Verb, Verbs};
 
+/// Holds end by lease.
+const BY_LEASE: Value = Value::Number(0);
+
 struct Mirror {
     runtime: Runtime,
     client: Client,
@@ -76,11 +79,11 @@ impl Books for Mirror {
                 let mut values = vec![Value::Text(mode.to_owned()), Value::Number(limit.into())];
                 values.extend([term(claim), spare(claim), floor(claim)]);
                 values.push(Value::Truth(claim.if_busy == IfBusy::Leave));
-                values.extend([Value::Text(tag.channel), Value::Text(tag.identity)]);
+                values.extend([Value::Text(tag.channel), Value::Text(tag.identity), BY_LEASE]);
                 (Verb::Attempt, claim.id, values)
             }
-            Wish::Renew(claim) => (Verb::Renew, claim.id, vec![term(claim)]),
-            Wish::Restamp(claim) => (Verb::Restamp, claim.id, vec![spare(claim), floor(claim)]),
+            Wish::Renew(claim) => (Verb::Renew, claim.id, vec![term(claim), BY_LEASE]),
+            Wish::Restamp(claim) => (Verb::Restamp, claim.id, vec![spare(claim), floor(claim), BY_LEASE]),
             Wish::Withdraw(claim, stray) => {
                 (Verb::Withdraw, claim.id, vec![term(claim), Value::Truth(*stray == Stray::Possible)])
             }

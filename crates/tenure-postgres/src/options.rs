@@ -26,9 +26,21 @@ pub struct PostgresOptions {
     pub(crate) config: Config,
     pub(crate) tls: Option<Tls>,
     pub(crate) schema: Option<String>,
+    pub(crate) dialect: Dialect,
     pub(crate) response_timeout: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) lock_timeout: Duration,
+}
+
+/// What a hold lasts as long as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Dialect {
+    /// A lease, which the server's clock ends. Connections may end, and a pooler may be between.
+    #[default]
+    Table,
+    /// A session: an advisory lock on one connection of the engine's own, which the server frees with the connection.
+    Advisory,
 }
 
 /// How the server proves who it is.
@@ -66,6 +78,7 @@ impl PostgresOptions {
             config,
             tls: None,
             schema: None,
+            dialect: Dialect::default(),
             response_timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(2),
             lock_timeout: Duration::from_millis(300),
@@ -88,6 +101,12 @@ impl PostgresOptions {
     #[must_use]
     pub fn with_schema(self, schema: impl Into<String>) -> Self {
         Self { schema: Some(schema.into()), ..self }
+    }
+
+    /// The same options with holds of another kind.
+    #[must_use]
+    pub fn with_dialect(self, dialect: Dialect) -> Self {
+        Self { dialect, ..self }
     }
 
     /// The same options with another time after which a connection that does not answer is given up: 2 s unless told
@@ -126,8 +145,8 @@ impl PostgresOptions {
     /// Options of `libpq` that are known: `sslmode` (`disable`, or `require`, `verify-ca` and `verify-full`, which all
     /// verify in full), `sslrootcert`, `connect_timeout` in seconds, `application_name`, `target_session_attrs`,
     /// `options`, `host`, `port`, `user`, `password`, `dbname`, `hostaddr`, `channel_binding`, `load_balance_hosts` and
-    /// `keepalives…`. Ours: `schema=NAME`, `timeout-ms=N`, `connect-timeout-ms=N`, `lock-timeout-ms=N`, and `ca` for
-    /// `sslrootcert`.
+    /// `keepalives…`. Ours: `schema=NAME`, `dialect=table` or `dialect=advisory`, `timeout-ms=N`,
+    /// `connect-timeout-ms=N`, `lock-timeout-ms=N`, and `ca` for `sslrootcert`.
     ///
     /// What the URL leaves open is taken from `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`, `PGDATABASE`, `PGSSLMODE`,
     /// `PGSSLROOTCERT` and `PGAPPNAME`; a password also from the file `PGPASSFILE`, which is `~/.pgpass` unless said
@@ -250,6 +269,7 @@ impl fmt::Debug for PostgresOptions {
             .field("password", &self.config.get_password().map(|_| "***"))
             .field("tls", &self.tls)
             .field("schema", &self.schema)
+            .field("dialect", &self.dialect)
             .finish_non_exhaustive()
     }
 }
@@ -274,6 +294,11 @@ fn option(
     Ok(match name {
         "sslmode" | "sslrootcert" | "ca" => options,
         "schema" => options.with_schema(text()?),
+        "dialect" => options.with_dialect(match value {
+            "table" => Dialect::Table,
+            "advisory" => Dialect::Advisory,
+            _ => return Err(bad()),
+        }),
         "timeout-ms" => options.with_response_timeout(millis()?),
         "connect-timeout-ms" => options.with_connect_timeout(millis()?),
         "connect_timeout" => options.with_connect_timeout(Duration::from_secs(number()?.into())),
@@ -365,6 +390,8 @@ mod tests {
         assert_eq!(options.config.get_dbname(), Some("orders"));
         assert_eq!(options.address(), "db:7000/orders");
         assert_eq!(options.tls, None);
+        assert_eq!(options.dialect, Dialect::Table);
+        assert_eq!(read("postgres://u@h?dialect=advisory").unwrap().dialect, Dialect::Advisory);
         let options = read(
             "postgresql://app@[::1]/?sslmode=verify-full&sslrootcert=/etc/ca.pem&schema=locks&timeout-ms=250\
              &connect_timeout=3",
@@ -413,7 +440,13 @@ mod tests {
         assert_eq!(refused("postgres://u@h?speed=high"), PostgresUrlError::Option("speed".into()));
         assert_eq!(refused("postgres://u@h#x"), PostgresUrlError::Fragment);
         assert_eq!(refused("postgres://u@h?sslmode=prefer"), PostgresUrlError::HalfTls("prefer".into()));
-        for (option, value) in [("sslmode", "full"), ("timeout-ms", "0"), ("schema", "%zz"), ("schema", "")] {
+        for (option, value) in [
+            ("sslmode", "full"),
+            ("timeout-ms", "0"),
+            ("schema", "%zz"),
+            ("schema", ""),
+            ("dialect", "tables"),
+        ] {
             let error = PostgresUrlError::Value { option: option.into(), value: value.into() };
             assert_eq!(refused(&format!("postgres://u@h?{option}={value}")), error);
         }

@@ -9,6 +9,9 @@ use tokio_postgres::error::SqlState;
 /// The state that verbs raise when the role's defaults do not let them read what was committed.
 const ISOLATED: &str = "TN001";
 
+/// The state that verbs raise when another process than that of the session runs them.
+const MOVED: &str = "TN002";
+
 /// A verb that failed.
 pub(crate) fn of(error: &Error) -> Trouble {
     match error.as_db_error() {
@@ -23,7 +26,7 @@ pub(crate) fn ends_connection(trouble: &Trouble, error: &Error) -> bool {
     // It was a primary when we connected: find out anew. Where objects are missing, they may have been made anew.
     let code = error.code().map_or("", SqlState::code);
     error.as_db_error().is_none()
-        || matches!(code, "25006" | "42P01" | "42883")
+        || matches!(code, "25006" | "42P01" | "42883" | MOVED)
         || (trouble.kind == EngineErrorKind::Unreachable && trouble.effect == Effect::Unknown)
 }
 
@@ -95,6 +98,12 @@ pub(crate) fn of_answer(state: &SqlState, message: &str) -> Trouble {
             Retry::Useless,
             "verbs run at read committed: ALTER ROLE … SET default_transaction_isolation = 'read committed'",
         ),
+        MOVED => (
+            Unreachable,
+            Effect::None,
+            Retry::Worth,
+            "the session has lost its lock: something between us and the server shares or resets connections",
+        ),
         _ if code.starts_with("28") => {
             (Denied, Effect::None, Retry::Useless, "the server does not let us in")
         }
@@ -136,6 +145,7 @@ mod tests {
             ("42883", Unsupported, Effect::None, Retry::Useless),
             ("42703", Foreign, Effect::None, Retry::Useless),
             ("TN001", Unsupported, Effect::None, Retry::Useless),
+            ("TN002", Unreachable, Effect::None, Retry::Worth),
             ("22012", Protocol, Effect::None, Retry::Useless),
         ] {
             let trouble = of_answer(&SqlState::from_code(code), "why");

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use support::{PostgresServer, SchemaSite};
+use tenure_postgres::Dialect;
 
 fn main() -> ExitCode {
     let server = Arc::new(PostgresServer::start(&["max_connections=500"]).expect("a server"));
@@ -14,7 +15,7 @@ fn main() -> ExitCode {
         let server = Arc::clone(&server);
         async move {
             let port = server.port();
-            SchemaSite::new(server, port).await
+            SchemaSite::new(server, port, Dialect::Table).await
         }
     })
 }

@@ -162,29 +162,11 @@ async fn c031_c032_a_repeated_withdrawal_hits_nobody_else() {
     assert_eq!(granted(&mut second).await, grant);
 }
 
-/// Somebody's transaction that locks the row of a key by hand.
-async fn lock_row(server: &PostgresServer, name: &str) -> tokio_postgres::Client {
-    let (client, connection) = tokio_postgres::connect(&server.url(), NoTls).await.unwrap();
-    tokio::spawn(connection);
-    let lock = format!("BEGIN; SELECT FROM tenure_keys WHERE key = '{name}' FOR UPDATE");
-    client.batch_execute(&lock).await.unwrap();
-    client
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c044_a_row_that_somebody_locks_is_a_bounded_wait_without_effect() {
     let server = server().await;
     let postgres = open(&server).await;
-    let mut contender = postgres.contend(claim("k"));
-    granted(&mut contender).await;
-    contender.withdraw(Stray::Impossible).await.unwrap();
-    let foreign = lock_row(&server, "k").await;
-    let error = in_time("the wait is bounded", contender.attempt()).await.unwrap_err();
-    assert_eq!(axes(&error), (EngineErrorKind::Unreachable, Effect::None, Retry::Worth));
-    granted(&mut postgres.contend(claim("other"))).await;
-    foreign.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(places(&postgres, "k").await, 0, "nothing was left");
-    granted(&mut contender).await;
+    wait_for_a_locked_row(&server, &postgres).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -337,11 +319,6 @@ async fn c082_a_pooler_is_noticed_and_keeps_no_setting_of_ours() {
         let left = "SELECT count(*), current_setting('lock_timeout') FROM pg_listening_channels()";
         assert_eq!(psql(bouncer.port(), left).unwrap(), "0|0");
     }
-}
-
-fn terminate(server: &PostgresServer) {
-    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tenure'";
-    server.sql(end).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,14 +10,6 @@ use tenure_core::engine::{Attempt, Contender, Engine, Gone, Grant, Renewal, Rest
 use tenure_core::{Claim, FencingToken, Tenure};
 use tenure_postgres::{FencedTable, FencedTableError, GuardedTx, GuardedTxError, Hold, Postgres};
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, NoTls};
-
-/// A connection of a user's own.
-async fn client(server: &PostgresServer) -> Client {
-    let (client, connection) = tokio_postgres::connect(&server.url(), NoTls).await.unwrap();
-    tokio::spawn(connection);
-    client
-}
 
 fn hold<'a>(claim: &'a Claim, grant: &Grant) -> Hold<'a> {
     Hold::new(&claim.key, claim.id, grant.tokens.first)
@@ -43,7 +35,7 @@ async fn lease_ends(postgres: &Postgres, claim: &Claim) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_granted_while_a_transaction_of_the_holder_is_open_although_its_lease_has_ended() {
     let server = server().await;
-    let (postgres, mut own) = (open(&server).await, client(&server).await);
+    let (postgres, mut own) = (open(&server).await, stranger(&server).await);
     let (wish, grant) = paused(&postgres, 300).await;
     let transaction = GuardedTx::begin(&mut own, hold(&wish, &grant)).await.unwrap();
     let mut waiter = postgres.contend(claim("k"));
@@ -68,7 +60,7 @@ async fn nobody_is_granted_while_a_transaction_of_the_holder_is_open_although_it
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_holder_renews_and_restamps_while_its_transaction_is_open() {
     let server = server().await;
-    let (postgres, mut own) = (open(&server).await, client(&server).await);
+    let (postgres, mut own) = (open(&server).await, stranger(&server).await);
     let (wish, grant) = paused(&postgres, 30_000).await;
     let mut contender = postgres.contend(wish.clone());
     let transaction = GuardedTx::begin(&mut own, hold(&wish, &grant)).await.unwrap();
@@ -87,7 +79,8 @@ async fn a_holder_renews_and_restamps_while_its_transaction_is_open() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_release_and_a_break_take_effect_when_the_transaction_ends() {
     let server = server().await;
-    let (postgres, mut own, mut other) = (open(&server).await, client(&server).await, client(&server).await);
+    let (postgres, mut own, mut other) =
+        (open(&server).await, stranger(&server).await, stranger(&server).await);
     for breaks in [false, true] {
         let (wish, grant) = paused(&postgres, 30_000).await;
         let transaction = GuardedTx::begin(&mut own, hold(&wish, &grant)).await.unwrap();
@@ -114,7 +107,7 @@ async fn a_release_and_a_break_take_effect_when_the_transaction_ends() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_waiter_cannot_begin_a_transaction() {
     let server = server().await;
-    let (postgres, mut own) = (open(&server).await, client(&server).await);
+    let (postgres, mut own) = (open(&server).await, stranger(&server).await);
     let (_, grant) = paused(&postgres, 30_000).await;
     let wish = claim("k");
     waits(&mut postgres.contend(wish.clone())).await;
@@ -129,7 +122,7 @@ async fn c001_no_update_is_lost_under_guarded_transactions_although_leases_end_i
     let postgres = open(&server).await;
     let mut workers = Vec::new();
     for worker in 0..4_u64 {
-        let (postgres, mut own) = (postgres.clone(), client(&server).await);
+        let (postgres, mut own) = (postgres.clone(), stranger(&server).await);
         workers.push(tokio::spawn(async move {
             let mut committed = 0;
             for round in 0..10 {
@@ -207,7 +200,7 @@ async fn a_guard_pins_its_hold_in_any_schema() {
     let options = options(&server.url()).with_schema("lo\"cks");
     tenure_postgres::migrate(&options).await.unwrap();
     let tenure = Tenure::new(Postgres::open(&options).await.unwrap());
-    let mut own = client(&server).await;
+    let mut own = stranger(&server).await;
     let guard = tenure.lock("k").acquire().await.unwrap();
     let transaction = GuardedTx::begin(&mut own, Hold::from(&guard).in_schema("lo\"cks")).await.unwrap();
     transaction.commit().await.unwrap();
@@ -223,7 +216,7 @@ async fn c001_a_row_in_another_database_refuses_a_stale_holder() {
         .sql("CREATE TABLE accounts (id int PRIMARY KEY, balance int, fence bigint NOT NULL DEFAULT 0)")
         .unwrap();
     server.sql("INSERT INTO accounts VALUES (7, 100)").unwrap();
-    let own = client(&server).await;
+    let own = stranger(&server).await;
     let accounts = FencedTable::new("accounts", "id", "fence");
     let (old, new) = (FencingToken::new(33).unwrap(), FencingToken::new(34).unwrap());
     let write = "UPDATE accounts SET balance = $3, fence = $1 WHERE id = $2 AND fence <= $1";

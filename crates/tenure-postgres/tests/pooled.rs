@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use support::{PgBouncer, PostgresServer, SchemaSite};
+use tenure_postgres::Dialect;
 
 fn main() -> ExitCode {
     let server = Arc::new(PostgresServer::start(&[]).expect("a server"));
@@ -16,6 +17,6 @@ fn main() -> ExitCode {
     let bouncer = Arc::new(PgBouncer::before(&server, &lines).expect("a pooler"));
     tenure_conformance::run("postgres", move || {
         let (server, bouncer) = (Arc::clone(&server), Arc::clone(&bouncer));
-        async move { SchemaSite::new(server, bouncer.port()).await }
+        async move { SchemaSite::new(server, bouncer.port(), Dialect::Table).await }
     })
 }

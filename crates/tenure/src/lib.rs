@@ -19,6 +19,8 @@
 //! | `etcd://host,host`, `etcds://host` | an etcd cluster; with the feature `etcd` |
 //! | `zookeeper://host1,host2,host3/chroot` | a ZooKeeper ensemble; with the feature `zookeeper` |
 //! | `memory:` | this process; for tests and examples |
+//!
+//! The crate needs Rust 1.89. The feature `mysql`, and `sqlx` of `tenure-postgres`, stand on `sqlx`, which needs 1.94.
 
 #![forbid(unsafe_code)]
 

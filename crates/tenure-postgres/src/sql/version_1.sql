@@ -34,6 +34,8 @@ CREATE TABLE tenure_places (
   since_us bigint NOT NULL,
   channel text NOT NULL,
   identity text NOT NULL,
+  -- The session that a hold lasts as long as: the number of an advisory lock of its connection. 0: it ends by lease.
+  session bigint NOT NULL,
   PRIMARY KEY (key, claim),
   UNIQUE (key, seq)
 ) WITH (fillfactor = 60);
@@ -48,6 +50,33 @@ CREATE TABLE tenure_tombstones (
 
 CREATE FUNCTION tenure_now() RETURNS bigint LANGUAGE sql VOLATILE AS
 $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
+
+-- Whether a session lives: the server drops its lock with its connection. With `process`, whether it is that one's.
+CREATE FUNCTION tenure_alive(number bigint, process integer DEFAULT NULL) RETURNS boolean LANGUAGE sql VOLATILE AS $$
+  SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l
+    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.mode = 'ExclusiveLock'
+      AND l.classid = ((number >> 32) & 4294967295)::oid AND l.objid = (number & 4294967295)::oid
+      AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())
+      AND (process IS NULL OR l.pid = process))
+$$;
+
+-- Makes sure that the session which a verb names is that of the process that runs it.
+CREATE FUNCTION tenure_prove(number bigint) RETURNS void LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  IF NOT tenure_alive(number, pg_backend_pid()) THEN
+    RAISE EXCEPTION USING ERRCODE = 'TN002', MESSAGE = 'this process has not the lock of the session';
+  END IF;
+END $$;
+
+-- Whether a place is there no more. Who calls it has set the search path.
+CREATE FUNCTION tenure_is_dead(p tenure_places, now_us bigint) RETURNS boolean LANGUAGE sql VOLATILE AS $$
+  SELECT CASE WHEN p.session = 0 OR p.state <> 'holds' THEN p.ends_us <= now_us ELSE NOT tenure_alive(p.session) END
+$$;
+
+-- When to look whether a place is dead: of one that a session keeps, always.
+CREATE FUNCTION tenure_due(number bigint, state text, ends bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+  SELECT CASE WHEN number = 0 OR state <> 'holds' THEN ends ELSE 0 END
+$$;
 
 -- Locks the key, reads the clock, drops what is dead. `known` is false when there is no such key and none is made:
 -- then nothing is locked, and nothing can be in its line.
@@ -83,7 +112,7 @@ BEGIN
   IF now_us >= next THEN
     -- A place that a transaction of its holder has pinned stays until that transaction has ended.
     WITH dead AS (
-      SELECT p.claim FROM tenure_places p WHERE p.key = k AND p.ends_us <= now_us FOR UPDATE SKIP LOCKED
+      SELECT p.claim FROM tenure_places p WHERE p.key = k AND tenure_is_dead(p, now_us) FOR UPDATE SKIP LOCKED
     )
     DELETE FROM tenure_places p USING dead WHERE p.key = k AND p.claim = dead.claim;
     buried := FOUND;
@@ -91,7 +120,7 @@ BEGIN
       DELETE FROM tenure_tombstones t WHERE t.key = k AND t.ends_us <= now_us;
     END IF;
     SELECT min(t.ends_us), count(*) > 0 INTO next, graves FROM tenure_tombstones t WHERE t.key = k;
-    SELECT least(next, min(p.ends_us)) INTO next FROM tenure_places p WHERE p.key = k;
+    SELECT least(next, min(tenure_due(p.session, p.state, p.ends_us))) INTO next FROM tenure_places p WHERE p.key = k;
     UPDATE tenure_keys t SET next_us = coalesce(next, 9223372036854775807), tombstones = graves WHERE t.key = k;
   END IF;
 END $$;
@@ -192,8 +221,8 @@ BEGIN
   IF FOUND THEN
     DELETE FROM tenure_places p WHERE p.key = k AND p.claim = me;
   ELSE
-    UPDATE tenure_places p SET ends_us = now_us WHERE p.key = k AND p.claim = me AND p.ends_us > now_us
-      RETURNING p.state INTO was;
+    UPDATE tenure_places p SET ends_us = now_us, session = 0
+      WHERE p.key = k AND p.claim = me AND NOT tenure_is_dead(p, now_us) RETURNING p.state INTO was;
     IF NOT FOUND THEN
       RETURN 'absent';
     END IF;
@@ -203,7 +232,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION tenure_attempt(k text, me text, want text, want_lim bigint, want_term bigint, want_spare bigint,
-  want_floor bigint, leave boolean, listens text, who text, wait_ms integer) RETURNS text
+  want_floor bigint, leave boolean, listens text, who text, under bigint, wait_ms integer) RETURNS text
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
   e record;
@@ -219,26 +248,36 @@ DECLARE
   slot bigint;
   ends bigint;
 BEGIN
+  IF under <> 0 THEN
+    PERFORM tenure_prove(under);
+  END IF;
   SELECT * INTO e FROM tenure_enter(k, wait_ms, true);
   SELECT p.* INTO mine FROM tenure_places p WHERE p.key = k AND p.claim = me;
+  IF FOUND AND mine.session <> under AND mine.state <> 'waits' THEN
+    -- What another session was granted is not taken over: the claim begins anew.
+    PERFORM tenure_remove(k, me, e.now_us);
+    e.buried := true;
+    SELECT p.* INTO mine FROM tenure_places p WHERE p.key = k AND p.claim = me;
+  END IF;
   IF FOUND THEN
     IF e.buried THEN
       PERFORM tenure_promote(k, e.now_us, me);
       SELECT p.* INTO STRICT mine FROM tenure_places p WHERE p.key = k AND p.claim = me;
     END IF;
-    IF mine.ends_us <= e.now_us THEN
+    IF tenure_is_dead(mine, e.now_us) THEN
       RETURN tenure_gone(k, me);
     END IF;
     IF mine.state <> 'waits' THEN
       ends := e.now_us + want_term;
-      UPDATE tenure_places p SET state = 'holds', ends_us = ends WHERE p.key = k AND p.claim = me;
-      PERFORM tenure_keep(k, ends);
+      UPDATE tenure_places p SET state = 'holds', ends_us = ends, session = under WHERE p.key = k AND p.claim = me;
+      PERFORM tenure_keep(k, tenure_due(under, 'holds', ends));
       RETURN concat_ws(' ', me, 'granted', mine.token, mine.spare_granted, mine.slot);
     END IF;
     ends := e.now_us + 3000000;
-    UPDATE tenure_places p SET ends_us = ends, channel = listens WHERE p.key = k AND p.claim = me;
+    UPDATE tenure_places p SET ends_us = ends, channel = listens, session = under WHERE p.key = k AND p.claim = me;
     PERFORM tenure_keep(k, ends);
-    SELECT count(*), min(p.ends_us) INTO n, soon FROM tenure_places p WHERE p.key = k AND p.seq < mine.seq;
+    SELECT count(*), min(p.ends_us) FILTER (WHERE tenure_due(p.session, p.state, 1) > 0) INTO n, soon
+      FROM tenure_places p WHERE p.key = k AND p.seq < mine.seq;
     SELECT t.last_token INTO e.last FROM tenure_keys t WHERE t.key = k;
     RETURN concat_ws(' ', me, 'waiting', n, tenure_look_in(soon, e.now_us), e.last);
   END IF;
@@ -253,7 +292,7 @@ BEGIN
     SELECT t.last_token INTO e.last FROM tenure_keys t WHERE t.key = k;
   END IF;
   SELECT count(*), count(*) FILTER (WHERE p.state = 'waits'), max(p.seq), min(p.mode),
-      max(p.lim) FILTER (WHERE p.mode = 'p'), min(p.ends_us)
+      max(p.lim) FILTER (WHERE p.mode = 'p'), min(p.ends_us) FILTER (WHERE tenure_due(p.session, p.state, 1) > 0)
     INTO n, waits, top, head, agreed, soon FROM tenure_places p WHERE p.key = k;
   IF want = 'p' AND agreed <> want_lim THEN
     RETURN concat_ws(' ', me, 'limit', agreed);
@@ -265,8 +304,9 @@ BEGIN
       slot := CASE WHEN want = 'p' THEN tenure_free_slot(k) ELSE 0 END;
       ends := e.now_us + want_term;
       INSERT INTO tenure_places VALUES (k, coalesce(top, 0) + 1, me, want, want_lim, want_term, want_spare, want_floor,
-        'holds', ends, first, spare, slot, e.now_us, listens, who);
-      UPDATE tenure_keys t SET last_token = first + spare, next_us = least(t.next_us, ends) WHERE t.key = k;
+        'holds', ends, first, spare, slot, e.now_us, listens, who, under);
+      UPDATE tenure_keys t SET last_token = first + spare,
+        next_us = least(t.next_us, tenure_due(under, 'holds', ends)) WHERE t.key = k;
       RETURN concat_ws(' ', me, 'granted', first, spare, slot);
     END IF;
   END IF;
@@ -275,7 +315,7 @@ BEGIN
   END IF;
   ends := e.now_us + 3000000;
   INSERT INTO tenure_places VALUES (k, coalesce(top, 0) + 1, me, want, want_lim, want_term, want_spare, want_floor,
-    'waits', ends, 0, 0, 0, e.now_us, listens, who);
+    'waits', ends, 0, 0, 0, e.now_us, listens, who, under);
   PERFORM tenure_keep(k, ends);
   RETURN concat_ws(' ', me, 'waiting', n, tenure_look_in(soon, e.now_us), e.last);
 END $$;
@@ -285,30 +325,38 @@ CREATE FUNCTION tenure_look_in(soon bigint, now_us bigint) RETURNS text LANGUAGE
   SELECT CASE WHEN soon IS NULL THEN 'none' WHEN soon <= now_us THEN '50000' ELSE (soon - now_us)::text END
 $$;
 
-CREATE FUNCTION tenure_renew(k text, me text, want_term bigint, wait_ms integer) RETURNS text
+CREATE FUNCTION tenure_renew(k text, me text, want_term bigint, under bigint, wait_ms integer) RETURNS text
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
   e record;
 BEGIN
+  IF under <> 0 THEN
+    PERFORM tenure_prove(under);
+  END IF;
   SELECT * INTO e FROM tenure_enter(k, wait_ms, false);
   IF e.buried THEN
     PERFORM tenure_promote(k, e.now_us, NULL);
   END IF;
   UPDATE tenure_places p SET state = 'holds', ends_us = e.now_us + want_term
-    WHERE p.key = k AND p.claim = me AND p.state <> 'waits' AND p.ends_us > e.now_us;
+    WHERE p.key = k AND p.claim = me AND p.state <> 'waits' AND p.session = under
+      AND NOT tenure_is_dead(p, e.now_us);
   IF NOT FOUND THEN
     RETURN tenure_gone(k, me);
   END IF;
-  PERFORM tenure_keep(k, e.now_us + want_term);
+  PERFORM tenure_keep(k, tenure_due(under, 'holds', e.now_us + want_term));
   RETURN me || ' renewed';
 END $$;
 
-CREATE FUNCTION tenure_restamp(k text, me text, want_spare bigint, want_floor bigint, wait_ms integer) RETURNS text
+CREATE FUNCTION tenure_restamp(k text, me text, want_spare bigint, want_floor bigint, under bigint,
+  wait_ms integer) RETURNS text
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
   e record;
   t record;
 BEGIN
+  IF under <> 0 THEN
+    PERFORM tenure_prove(under);
+  END IF;
   SELECT * INTO e FROM tenure_enter(k, wait_ms, false);
   IF e.buried THEN
     PERFORM tenure_promote(k, e.now_us, NULL);
@@ -316,7 +364,8 @@ BEGIN
   END IF;
   SELECT * INTO t FROM tenure_tokens(e.last, want_floor, want_spare, e.now_us);
   UPDATE tenure_places p SET token = t.first, spare_granted = t.spare
-    WHERE p.key = k AND p.claim = me AND p.state <> 'waits' AND p.ends_us > e.now_us AND t.first IS NOT NULL;
+    WHERE p.key = k AND p.claim = me AND p.state <> 'waits' AND p.session = under
+      AND NOT tenure_is_dead(p, e.now_us) AND t.first IS NOT NULL;
   IF NOT FOUND THEN
     RETURN tenure_gone(k, me);
   END IF;
@@ -405,7 +454,8 @@ BEGIN
     SELECT t.last_token INTO last FROM tenure_keys t WHERE t.key = k AND t.last_token < dead FOR UPDATE SKIP LOCKED;
     CONTINUE WHEN NOT FOUND;
     WITH gone AS (
-      SELECT p.claim FROM tenure_places p WHERE p.key = k AND p.ends_us < dead FOR UPDATE SKIP LOCKED
+      SELECT p.claim FROM tenure_places p
+        WHERE p.key = k AND p.ends_us < dead AND tenure_is_dead(p, dead) FOR UPDATE SKIP LOCKED
     )
     DELETE FROM tenure_places p USING gone WHERE p.key = k AND p.claim = gone.claim;
     DELETE FROM tenure_tombstones t WHERE t.key = k AND t.ends_us < dead;

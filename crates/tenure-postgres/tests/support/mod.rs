@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tenure_conformance::{Hook, Site};
-use tenure_core::engine::EngineError;
-use tenure_postgres::{Postgres, PostgresOptions, migrate};
+use tenure_core::engine::{Contender, Effect, Engine, EngineError, EngineErrorKind, Retry, Stray};
+use tenure_postgres::{Dialect, Postgres, PostgresOptions, migrate};
 
 pub use tenure_conformance::tools::*;
 pub use tenure_servers::postgres::{PgBouncer, PostgresServer, psql};
@@ -45,6 +45,41 @@ pub async fn refused(url: &str) -> EngineError {
     Postgres::open(&options(url)).await.unwrap_err()
 }
 
+/// Somebody's transaction that locks the row of a key by hand.
+pub async fn lock_row(server: &PostgresServer, name: &str) -> tokio_postgres::Client {
+    let client = stranger(server).await;
+    let lock = format!("BEGIN; SELECT FROM tenure_keys WHERE key = '{name}' FOR UPDATE");
+    client.batch_execute(&lock).await.unwrap();
+    client
+}
+
+/// An attempt at a key whose row somebody has locked ends in time, and has no effect.
+pub async fn wait_for_a_locked_row(server: &PostgresServer, postgres: &Postgres) {
+    let mut contender = postgres.contend(claim("k"));
+    granted(&mut contender).await;
+    contender.withdraw(Stray::Impossible).await.unwrap();
+    let foreign = lock_row(server, "k").await;
+    let error = in_time("the wait is bounded", contender.attempt()).await.unwrap_err();
+    assert_eq!(axes(&error), (EngineErrorKind::Unreachable, Effect::None, Retry::Worth));
+    granted(&mut postgres.contend(claim("other"))).await;
+    foreign.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(places(postgres, "k").await, 0, "nothing was left");
+    granted(&mut contender).await;
+}
+
+/// A connection of somebody else.
+pub async fn stranger(server: &PostgresServer) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(&server.url(), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// Ends all connections of ours.
+pub fn terminate(server: &PostgresServer) {
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tenure'";
+    server.sql(end).unwrap();
+}
+
 /// Looks until it is so, within a limit.
 pub fn until(what: &str, is_so: impl FnMut() -> bool) {
     assert!(tenure_servers::until(is_so), "never: {what}");
@@ -59,6 +94,7 @@ pub struct SchemaSite {
     server: Arc<PostgresServer>,
     port: u16,
     schema: String,
+    dialect: Dialect,
 }
 
 impl std::fmt::Debug for SchemaSite {
@@ -69,16 +105,16 @@ impl std::fmt::Debug for SchemaSite {
 
 impl SchemaSite {
     /// A fresh schema, and clients that connect to `port`.
-    pub async fn new(server: Arc<PostgresServer>, port: u16) -> Self {
+    pub async fn new(server: Arc<PostgresServer>, port: u16, dialect: Dialect) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let schema = format!("site_{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let site = Self { server, port, schema };
+        let site = Self { server, port, schema, dialect };
         migrate(&site.options(site.server.port())).await.expect("a server of ours");
         site
     }
 
     fn options(&self, port: u16) -> PostgresOptions {
-        options(&url_of(port)).with_schema(&self.schema)
+        options(&url_of(port)).with_schema(&self.schema).with_dialect(self.dialect)
     }
 }
 
@@ -96,7 +132,7 @@ impl Site for SchemaSite {
         }
     }
 
-    /// A client whose connections have ended: only leases tell.
+    /// A client whose connections have ended.
     async fn vanish(&self, client: Postgres) {
         drop(client);
     }
