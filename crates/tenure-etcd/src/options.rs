@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tenure_core::engine::url::percent_decoded;
+use tenure_core::engine::url::{self, percent_decoded_text};
 
 /// Where an [`Etcd`](crate::Etcd) engine keeps its lines, and on what it insists.
 ///
@@ -210,13 +210,13 @@ fn cluster(place: &str) -> Result<EtcdOptions, EtcdUrlError> {
     let mut options = EtcdOptions { servers, ..EtcdOptions::server("", 0) };
     let root = root.strip_suffix('/').unwrap_or(root);
     if !root.is_empty() {
-        let root = decoded(root).filter(|root| !root.chars().any(char::is_control));
+        let root = percent_decoded_text(root).filter(|root| !root.chars().any(char::is_control));
         options.root = root.ok_or(EtcdUrlError::Root)?;
     }
     if let Some(login) = login {
         let (user, password) = login.split_once(':').ok_or(EtcdUrlError::Login)?;
-        let user = decoded(user).filter(|user| !user.is_empty()).ok_or(EtcdUrlError::Login)?;
-        options = options.with_login(user, decoded(password).ok_or(EtcdUrlError::Login)?);
+        let user = percent_decoded_text(user).filter(|user| !user.is_empty()).ok_or(EtcdUrlError::Login)?;
+        options = options.with_login(user, percent_decoded_text(password).ok_or(EtcdUrlError::Login)?);
     }
     Ok(options)
 }
@@ -230,7 +230,7 @@ fn server(address: &str) -> Result<Server, EtcdUrlError> {
             None => (address, None),
         },
     };
-    let host = decoded(host).filter(|host| !host.is_empty()).ok_or(EtcdUrlError::Host)?;
+    let host = percent_decoded_text(host).filter(|host| !host.is_empty()).ok_or(EtcdUrlError::Host)?;
     let port = match port {
         Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(|| bad_port(port))?,
         None => 2379,
@@ -247,11 +247,8 @@ fn bad_port(port: &str) -> EtcdUrlError {
 fn option(options: EtcdOptions, pair: &str) -> Result<EtcdOptions, EtcdUrlError> {
     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
     let bad = || EtcdUrlError::Value { option: name.to_owned(), value: value.to_owned() };
-    let millis = || match value.parse::<u32>() {
-        Err(_) | Ok(0) => Err(bad()),
-        Ok(millis) => Ok(Duration::from_millis(millis.into())),
-    };
-    let path = |tls: &Option<Tls>| match decoded(value) {
+    let millis = || url::millis(value).ok_or_else(bad);
+    let path = |tls: &Option<Tls>| match percent_decoded_text(value) {
         Some(path) if tls.is_some() && !path.is_empty() => Ok(PathBuf::from(path)),
         _ => Err(bad()),
     };
@@ -274,11 +271,6 @@ fn option(options: EtcdOptions, pair: &str) -> Result<EtcdOptions, EtcdUrlError>
         "layout" | "allow" => return Err(bad()),
         _ => return Err(EtcdUrlError::Option(name.to_owned())),
     })
-}
-
-/// The text that percent-encoded text stands for; none when an escape is broken.
-fn decoded(text: &str) -> Option<String> {
-    String::from_utf8(percent_decoded(text)?).ok()
 }
 
 /// Why a URL is not one of an etcd cluster. Never shows a password.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
-use tenure_core::engine::url::percent_decoded;
+use tenure_core::engine::url::{self, percent_decoded_text};
 
 /// Where a [`MySql`](crate::MySql) engine keeps its lines.
 ///
@@ -211,19 +211,20 @@ fn server(place: &str) -> Result<MySqlOptions, MySqlUrlError> {
             None => (address, None),
         },
     };
-    let host = decoded(host).filter(|host| !host.is_empty()).ok_or(MySqlUrlError::Host)?;
+    let host = percent_decoded_text(host).filter(|host| !host.is_empty()).ok_or(MySqlUrlError::Host)?;
     let port = match port {
         Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(|| bad_port(port))?,
         None => 3306,
     };
-    let database = decoded(database).filter(|name| !name.is_empty()).ok_or(MySqlUrlError::Database)?;
+    let database =
+        percent_decoded_text(database).filter(|name| !name.is_empty()).ok_or(MySqlUrlError::Database)?;
     let options = MySqlOptions::tcp(host, port, database);
     let Some(login) = login else { return Ok(options) };
     let (user, password) = match login.split_once(':') {
-        Some((user, password)) => (user, Some(decoded(password).ok_or(MySqlUrlError::Login)?)),
+        Some((user, password)) => (user, Some(percent_decoded_text(password).ok_or(MySqlUrlError::Login)?)),
         None => (login, None),
     };
-    let user = decoded(user).filter(|user| !user.is_empty()).ok_or(MySqlUrlError::Login)?;
+    let user = percent_decoded_text(user).filter(|user| !user.is_empty()).ok_or(MySqlUrlError::Login)?;
     Ok(options.with_login(user, password))
 }
 
@@ -236,12 +237,13 @@ fn bad_port(port: &str) -> MySqlUrlError {
 fn option(options: MySqlOptions, pair: &str) -> Result<MySqlOptions, MySqlUrlError> {
     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
     let bad = || MySqlUrlError::Value { option: name.to_owned(), value: value.to_owned() };
-    let millis = || match value.parse::<u32>() {
-        Ok(millis) if millis > 0 => Ok(Duration::from_millis(millis.into())),
-        _ => Err(bad()),
+    let millis = || url::millis(value).ok_or_else(bad);
+    let path = || {
+        percent_decoded_text(value)
+            .map(PathBuf::from)
+            .filter(|path| Path::new(path).is_absolute())
+            .ok_or_else(bad)
     };
-    let path =
-        || decoded(value).map(PathBuf::from).filter(|path| Path::new(path).is_absolute()).ok_or_else(bad);
     Ok(match name {
         "ssl-mode" | "sslmode" => {
             let tls = match &*value.to_ascii_lowercase().replace('_', "-") {
@@ -267,11 +269,6 @@ fn option(options: MySqlOptions, pair: &str) -> Result<MySqlOptions, MySqlUrlErr
         "dialect" => return Err(bad()),
         _ => return Err(MySqlUrlError::Option(name.to_owned())),
     })
-}
-
-/// The text that percent-encoded text stands for; none when an escape is broken.
-fn decoded(text: &str) -> Option<String> {
-    String::from_utf8(percent_decoded(text)?).ok()
 }
 
 /// Why a URL is not one of a MariaDB or MySQL server. Never shows a password.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 
-use tenure_core::engine::url::percent_decoded;
+use tenure_core::engine::url::percent_decoded_text;
 
 use crate::passfile;
 
@@ -283,7 +283,7 @@ fn option(
     value: &str,
 ) -> Result<PostgresOptions, PostgresUrlError> {
     let bad = || PostgresUrlError::Value { option: name.to_owned(), value: value.to_owned() };
-    let text = || decoded(value).filter(|text| !text.is_empty()).ok_or_else(bad);
+    let text = || percent_decoded_text(value).filter(|text| !text.is_empty()).ok_or_else(bad);
     let number = || value.parse::<u32>().ok().filter(|number| *number > 0).ok_or_else(bad);
     let millis = || number().map(|millis| Duration::from_millis(millis.into()));
     match name {
@@ -316,11 +316,6 @@ fn tls(mode: Option<&str>, ca: Option<String>) -> Result<Option<Tls>, PostgresUr
         Some(mode @ ("allow" | "prefer")) => Err(PostgresUrlError::HalfTls(mode.to_owned())),
         Some(mode) => Err(PostgresUrlError::Value { option: "sslmode".to_owned(), value: mode.to_owned() }),
     }
-}
-
-/// The text that percent-encoded text stands for; none when an escape is broken.
-fn decoded(text: &str) -> Option<String> {
-    String::from_utf8(percent_decoded(text)?).ok()
 }
 
 /// Why a URL is not one of a PostgreSQL server. Never shows a password.

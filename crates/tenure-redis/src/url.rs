@@ -1,9 +1,8 @@
 //! From a URL to options: `redis://`, `rediss://`, `redis+unix://`, `redis+sentinel://` and `redis+cluster://`.
 
 use std::path::Path;
-use std::time::Duration;
 
-use tenure_core::engine::url::percent_decoded;
+use tenure_core::engine::url::{self, percent_decoded_text};
 
 use crate::options::{AcksOn, Address, Eviction, Node, RedisOptions};
 
@@ -42,7 +41,8 @@ fn server(place: &str) -> Result<RedisOptions, RedisUrlError> {
 fn sentinel(place: &str) -> Result<RedisOptions, RedisUrlError> {
     let (authority, path) = place.split_once('/').unwrap_or((place, ""));
     let (primary, database) = path.split_once('/').unwrap_or((path, ""));
-    let primary = decoded(primary).filter(|name| !name.is_empty()).ok_or(RedisUrlError::Primary)?;
+    let primary =
+        percent_decoded_text(primary).filter(|name| !name.is_empty()).ok_or(RedisUrlError::Primary)?;
     let (login, addresses) = split_login(authority);
     let options = RedisOptions::sentinel(primary, nodes(addresses, 26379)?);
     numbered(logged_in(options, login)?, database)
@@ -64,8 +64,8 @@ fn split_login(authority: &str) -> (Option<&str>, &str) {
 fn logged_in(options: RedisOptions, login: Option<&str>) -> Result<RedisOptions, RedisUrlError> {
     let Some(login) = login else { return Ok(options) };
     let (user, password) = login.split_once(':').ok_or(RedisUrlError::Login)?;
-    let user = decoded(user).ok_or(RedisUrlError::Login)?;
-    let password = decoded(password).ok_or(RedisUrlError::Login)?;
+    let user = percent_decoded_text(user).ok_or(RedisUrlError::Login)?;
+    let password = percent_decoded_text(password).ok_or(RedisUrlError::Login)?;
     Ok(options.with_login((!user.is_empty()).then_some(user), password))
 }
 
@@ -91,7 +91,7 @@ fn node(address: &str, usual_port: u16) -> Result<Node, RedisUrlError> {
             None => (address, None),
         },
     };
-    let host = decoded(host).filter(|host| !host.is_empty()).ok_or(RedisUrlError::Host)?;
+    let host = percent_decoded_text(host).filter(|host| !host.is_empty()).ok_or(RedisUrlError::Host)?;
     let port = match port {
         Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(|| bad_port(port))?,
         None => usual_port,
@@ -106,7 +106,7 @@ fn bad_port(port: &str) -> RedisUrlError {
 }
 
 fn socket(place: &str) -> Result<RedisOptions, RedisUrlError> {
-    let path = decoded(place).filter(|path| Path::new(path).is_absolute());
+    let path = percent_decoded_text(place).filter(|path| Path::new(path).is_absolute());
     path.map(RedisOptions::unix).ok_or_else(|| RedisUrlError::Socket(place.to_owned()))
 }
 
@@ -114,10 +114,7 @@ fn option(options: RedisOptions, pair: &str) -> Result<RedisOptions, RedisUrlErr
     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
     let bad = || RedisUrlError::Value { option: name.to_owned(), value: value.to_owned() };
     let number = || value.parse::<u32>().map_err(|_| bad());
-    let millis = || match number()? {
-        0 => Err(bad()),
-        millis => Ok(Duration::from_millis(millis.into())),
-    };
+    let millis = || url::millis(value).ok_or_else(bad);
     Ok(match name {
         "acks" => RedisOptions { acks: number()?, ..options },
         "acks-on" if value == "memory" => options.with_acks_on(AcksOn::Memory),
@@ -129,7 +126,7 @@ fn option(options: RedisOptions, pair: &str) -> Result<RedisOptions, RedisUrlErr
         "sentinel-user" | "sentinel-password" => return sentinel_login(options, name, value),
         "allow" if value == "eviction" => options.with_eviction(Eviction::Allow),
         "ca" if options.tls.is_some() && !value.is_empty() => {
-            options.with_ca(decoded(value).ok_or_else(bad)?)
+            options.with_ca(percent_decoded_text(value).ok_or_else(bad)?)
         }
         "acks-on" | "allow" | "ca" => return Err(bad()),
         _ => return Err(RedisUrlError::Option(name.to_owned())),
@@ -142,13 +139,8 @@ fn sentinel_login(mut options: RedisOptions, name: &str, value: &str) -> Result<
         return Err(RedisUrlError::Option(name.to_owned()));
     };
     let part = if name == "sentinel-user" { user } else { password };
-    *part = Some(decoded(value).ok_or(RedisUrlError::Login)?);
+    *part = Some(percent_decoded_text(value).ok_or(RedisUrlError::Login)?);
     Ok(options)
-}
-
-/// The text that percent-encoded text stands for; none when an escape is broken.
-fn decoded(text: &str) -> Option<String> {
-    String::from_utf8(percent_decoded(text)?).ok()
 }
 
 /// Why a URL is not one of a Redis server. Never shows a password.
@@ -205,6 +197,7 @@ pub enum RedisUrlError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn a_url_names_server_login_database_and_terms() {

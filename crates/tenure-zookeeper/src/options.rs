@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use tenure_core::engine::url::percent_decoded;
+use tenure_core::engine::url::{self, percent_decoded_text};
 
 use crate::Layout;
 
@@ -126,14 +126,14 @@ impl ZookeeperOptions {
         };
         let servers: Vec<_> = hosts.split(',').map(server).collect::<Result<_, _>>()?;
         let mut options = Self::new(servers.join(","));
-        let path = decoded(path.trim_end_matches('/')).ok_or(ZookeeperUrlError::Chroot)?;
+        let path = percent_decoded_text(path.trim_end_matches('/')).ok_or(ZookeeperUrlError::Chroot)?;
         if !path.is_empty() {
             options.chroot = path;
         }
         if let Some(login) = login {
             let (user, password) = login.split_once(':').ok_or(ZookeeperUrlError::Login)?;
-            let user = decoded(user).filter(|user| !user.is_empty() && !user.contains(':'));
-            let password = decoded(password).ok_or(ZookeeperUrlError::Login)?;
+            let user = percent_decoded_text(user).filter(|user| !user.is_empty() && !user.contains(':'));
+            let password = percent_decoded_text(password).ok_or(ZookeeperUrlError::Login)?;
             options = options.with_login(user.ok_or(ZookeeperUrlError::Login)?, password);
         }
         query.split('&').filter(|pair| !pair.is_empty()).try_fold(options, option)
@@ -163,7 +163,7 @@ fn server(place: &str) -> Result<String, ZookeeperUrlError> {
             None => (place.to_owned(), Some("2181")),
         },
     };
-    let host = decoded(&host).filter(|host| !host.is_empty()).ok_or(ZookeeperUrlError::Host)?;
+    let host = percent_decoded_text(&host).filter(|host| !host.is_empty()).ok_or(ZookeeperUrlError::Host)?;
     // What stands where a port should be is a password whose host was forgotten, unless it has digits only.
     let port = port.unwrap_or("***");
     let digits = port.bytes().all(|byte| byte.is_ascii_digit());
@@ -176,10 +176,7 @@ fn server(place: &str) -> Result<String, ZookeeperUrlError> {
 fn option(options: ZookeeperOptions, pair: &str) -> Result<ZookeeperOptions, ZookeeperUrlError> {
     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
     let bad = || ZookeeperUrlError::Value { option: name.to_owned(), value: value.to_owned() };
-    let millis = || match value.parse::<u32>() {
-        Ok(millis) if millis > 0 => Ok(Duration::from_millis(millis.into())),
-        _ => Err(bad()),
-    };
+    let millis = || url::millis(value).ok_or_else(bad);
     match name {
         "session-ms" => Ok(options.with_session(millis()?)),
         "connect-timeout-ms" => Ok(options.with_connect_timeout(millis()?)),
@@ -191,11 +188,6 @@ fn option(options: ZookeeperOptions, pair: &str) -> Result<ZookeeperOptions, Zoo
         "tls" | "ca" => Err(ZookeeperUrlError::Tls),
         _ => Err(ZookeeperUrlError::Option(name.to_owned())),
     }
-}
-
-/// The text that percent-encoded text stands for; none when an escape is broken.
-fn decoded(text: &str) -> Option<String> {
-    String::from_utf8(percent_decoded(text)?).ok()
 }
 
 /// Why a URL is not one of a ZooKeeper ensemble. Never shows a password.
