@@ -29,7 +29,7 @@ impl Args {
                 ("--help" | "-h", _) => return Asked::Help(help()),
                 ("--quick", _) => asked.plan.quick = true,
                 ("--peers", _) => asked.plan.peers = true,
-                ("--record", _) => asked.plan.record = true,
+                ("--record", _) => (asked.plan.record, asked.plan.peers) = (true, true),
                 ("--json", _) => match args.next() {
                     Some(file) => asked.json = Some(file.into()),
                     None => return Asked::Wrong(format!("--json needs the name of a file\n\n{}", help())),
@@ -66,14 +66,16 @@ fn help() -> String {
     for workload in &ALL {
         help.push_str(&format!("  {:<12} {}\n", workload.name, workload.about));
     }
-    help.push_str("\nw1 to w5 run on each of these engines that is installed, unless some are named:\n");
+    help.push_str(
+        "\nw1 to w5, scale and ttl run on each of these engines that is installed, unless some are named:\n",
+    );
     for engine in engines::ALL {
         let entrants: Vec<_> = engine.entrants.iter().map(|entrant| entrant.name).collect();
         help.push_str(&format!("  {:<12} {}\n", engine.name, entrants.join(", ")));
     }
     help + "\nAll workloads unless some are named; --quick takes some two minutes for each engine.\n\
          --peers also runs those in other languages, whose packages it fetches.\n\
-         --record runs what docs/performance.md shows, in some eight minutes, and writes that page, its plots and the \
+         --record runs what docs/performance.md shows, in some twelve minutes, and writes that page, its plots and the \
          table of\nthe README.\n"
 }
 

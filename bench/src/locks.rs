@@ -5,6 +5,18 @@ use tenure::{Guard, Key};
 use tenure_core::engine::{Attempt, Contender, Engine, Stray};
 use tenure_core::{Claim, ClaimId};
 
+/// A hold had ended by itself before it was given back, or could not be made sure of within its term.
+#[derive(Debug)]
+pub(crate) struct Lost(String);
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "a hold was lost: {}", self.0)
+    }
+}
+
+impl std::error::Error for Lost {}
+
 /// Something that is taken and given back.
 pub(crate) trait Lock: Send + 'static {
     /// Has it.
@@ -21,13 +33,16 @@ impl Lock for tenure::Lock {
     type Guard = Guard;
 
     async fn lock(&self) -> Result<Guard> {
-        Ok(self.acquire().await?)
+        self.acquire().await.map_err(|error| match error.kind() {
+            tenure::ErrorKind::Unreachable => anyhow::Error::new(Lost(error.to_string())),
+            _ => error.into(),
+        })
     }
 
     async fn unlock(guard: Guard) -> Result<()> {
         match guard.release().await? {
             tenure::Released::Cleanly => Ok(()),
-            tenure::Released::AlreadyLost(loss) => bail!(loss),
+            tenure::Released::AlreadyLost(loss) => bail!(Lost(loss.to_string())),
         }
     }
 }
@@ -42,7 +57,7 @@ impl Lock for tenure::blocking::Lock {
     async fn unlock(guard: Self::Guard) -> Result<()> {
         match guard.release()? {
             tenure::Released::Cleanly => Ok(()),
-            tenure::Released::AlreadyLost(loss) => bail!(loss),
+            tenure::Released::AlreadyLost(loss) => bail!(Lost(loss.to_string())),
         }
     }
 }

@@ -78,6 +78,8 @@ fn bench(args: &Args) -> Result<()> {
                     stage.run(name, run)?;
                 }
                 reports.append(&mut stage.reports);
+                let why = "its runtime or its packages are not to be had".to_owned();
+                absent.extend(stage.absent.take().into_iter().map(|peer| (peer, why.clone())));
             }
             Err(error) => {
                 eprintln!("{} is absent: {error:#}", engine.name);

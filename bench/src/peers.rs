@@ -7,18 +7,64 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
-/// redis-py.
+/// redis-py, pottery and kazoo.
 pub(crate) fn python(program: &str) -> Option<Command> {
     let home = home("python");
     let python = home.join("bin/python");
+    let packages = ["-c", "import kazoo, pottery, redis.asyncio"];
     once("python", || {
-        python.exists() && ran(Command::new(&python).args(["-c", "import redis.asyncio"]))
+        python.exists() && ran(Command::new(&python).args(packages))
             || ran(Command::new("python3").args(["-m", "venv"]).arg(&home))
                 && ran(Command::new(&python)
                     .args(["-m", "pip", "install", "--quiet", "--requirement"])
                     .arg(source("python/requirements.txt")))
     })
     .then(|| with(Command::new(&python), &[source("python").join(program)]))
+}
+
+/// Curator, of which Debian has the jars.
+pub(crate) fn curator() -> Option<Command> {
+    let jars = [
+        "curator-client",
+        "curator-framework",
+        "curator-recipes",
+        "zookeeper",
+        "guava",
+        "slf4j-api",
+        "slf4j-nop",
+    ];
+    let jars: Vec<_> = jars.iter().map(|jar| format!("/usr/share/java/{jar}.jar")).collect();
+    java("CuratorLock", &jars.join(":"), jars.iter().all(|jar| Path::new(jar).exists()))
+}
+
+/// Redisson, whose jars come from the registry of Maven.
+pub(crate) fn redisson() -> Option<Command> {
+    let jars = home("java").join("redisson");
+    let fetched = jars.exists() || {
+        let to = format!("-DoutputDirectory={}", jars.display());
+        once("redisson", || {
+            let pom = source("java/pom.xml");
+            ran(Command::new("mvn").args(["-q", "-B", "dependency:copy-dependencies", &to, "-f"]).arg(pom))
+        })
+    };
+    java("RedissonLock", &format!("{}/*", jars.display()), fetched)
+}
+
+/// A program in Java with its libraries, compiled once.
+fn java(program: &'static str, jars: &str, complete: bool) -> Option<Command> {
+    let classes = home("java").join(program);
+    let compiled = complete
+        && once(program, || {
+            let sources = ["Worker", program].map(|name| source("java").join(format!("{name}.java")));
+            ran(Command::new("javac").args(["-cp", jars, "-d"]).arg(&classes).args(sources))
+        });
+    compiled.then(|| {
+        let mut command = Command::new("java");
+        // As little as a short-lived process needs: four of them share the machine with the server.
+        command.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"]);
+        command.arg(format!("{}:{jars}", classes.display())).arg(program);
+        command
+    })
 }
 
 /// redsync and redislock.

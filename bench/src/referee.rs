@@ -70,6 +70,20 @@ pub(crate) struct Held {
     pub(crate) released: u64,
 }
 
+impl Held {
+    /// Instead of the time of its release: it was lost before.
+    const LOST: u64 = u64::MAX;
+
+    /// A hold that had ended by itself when its worker wanted to release it.
+    pub(crate) fn lost(worker: u64, asked: u64, had: u64) -> Self {
+        Self { worker, asked, had, released: Self::LOST }
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.released == Self::LOST
+    }
+}
+
 /// Checks the holds of all processes, which it brings into the order of time.
 pub(crate) fn judge(holds: &mut [Held]) -> Result<()> {
     holds.sort_unstable_by_key(|held| held.had);

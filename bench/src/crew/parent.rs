@@ -32,6 +32,8 @@ pub(crate) struct Scenario {
     pub(crate) away: Duration,
     pub(crate) spread: Duration,
     pub(crate) ttl: Duration,
+    /// Whether a hold may be lost: then it is counted, and otherwise an error.
+    pub(crate) may_lose: bool,
 }
 
 /// Some processes of workers, ended when dropped.
@@ -109,6 +111,11 @@ impl Crew {
         self.members.iter().map(|member| cpu_of(member.child.id())).sum()
     }
 
+    /// How many bytes of memory of their own the processes have.
+    pub(crate) fn memory(&self) -> Option<f64> {
+        self.members.iter().map(|member| memory_of(member.child.id())).sum()
+    }
+
     /// Waits until the processes have ended by themselves, and returns what they noted, in order of time.
     pub(crate) fn finish(mut self) -> Result<Holds> {
         let limit = self.end + span(PATIENCE);
@@ -126,12 +133,16 @@ impl Crew {
         for process in 0..self.scenario.processes {
             holds.extend(Held::read_all(&fs::read(self.notes_of(process))?));
         }
+        let noted = holds.len();
+        holds.retain(|held: &Held| !held.is_lost());
+        let lost = noted - holds.len();
+        ensure!(lost == 0 || self.scenario.may_lose, "{lost} holds were lost");
         if self.excludes && !self.scenario.own_keys {
             // Of a worker with a key of its own there is nobody to exclude.
             judge(&mut holds)?;
         }
         let time = Duration::from_nanos(self.end - self.start);
-        Ok(Holds { holds, scenario: self.scenario, time, excludes: self.excludes })
+        Ok(Holds { holds, lost, scenario: self.scenario, end: self.end, time, excludes: self.excludes })
     }
 
     fn notes_of(&self, process: u64) -> PathBuf {
@@ -173,10 +184,19 @@ impl Drop for Member {
     }
 }
 
+/// The memory of a process that is no file's; none when the kernel does not say.
+fn memory_of(pid: u32) -> Option<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<f64>().ok()? * 1024.0)
+}
+
 /// What a crew noted.
 pub(crate) struct Holds {
     holds: Vec<Held>,
+    lost: usize,
     scenario: Scenario,
+    end: u64,
     time: Duration,
     excludes: bool,
 }
@@ -193,7 +213,7 @@ impl Holds {
         let same = holds.windows(2).filter(|pair| pair[0].worker == pair[1].worker);
         let mut cycles: Vec<_> = same.map(|pair| (pair[1].asked - pair[0].asked) as f64 / 1e3).collect();
         vec![
-            ("cycles/s", self.per_second(self.count())),
+            ("cycles/s", self.per_second(self.in_time())),
             ("cycle p50 us", percentile(&mut cycles, 0.5)),
             ("cycle p99 us", percentile(&mut cycles, 0.99)),
         ]
@@ -210,7 +230,7 @@ impl Holds {
         for pair in self.holds.windows(2) {
             let [before, after] = pair else { continue };
             // To another who was already waiting: a hand-off. Anything else is a lock taken anew.
-            if before.worker != after.worker && after.asked < before.released {
+            if after.had < self.end && before.worker != after.worker && after.asked < before.released {
                 gaps.push((after.had - before.released) as f64 / 1e3);
             }
         }
@@ -223,13 +243,25 @@ impl Holds {
         let mut waits: Vec<_> = self.holds.iter().map(|held| (held.had - held.asked) as f64 / 1e6).collect();
         vec![
             ("handoffs/s", self.per_second(gaps.len())),
-            ("cycles/s", self.per_second(self.count())),
+            ("cycles/s", self.per_second(self.in_time())),
             ("gap p50 us", percentile(&mut gaps, 0.5)),
             ("gap p99 us", percentile(&mut gaps, 0.99)),
             ("median wait ms", percentile(&mut waits, 0.5)),
             ("longest wait ms", percentile(&mut waits, 1.0)),
             ("Jain", jain(&shares)),
         ]
+    }
+
+    /// How many began before the end: those who still waited then get their turn, but not within the time.
+    fn in_time(&self) -> usize {
+        self.holds.iter().filter(|held| held.had < self.end).count()
+    }
+
+    /// How many holds there were, and how many of a thousand were lost.
+    pub(crate) fn kept(&self) -> Figures {
+        let all = self.holds.len() + self.lost;
+        let lost = self.lost as f64 * 1e3 / all.max(1) as f64;
+        vec![("holds/s", self.per_second(all)), ("lost of 1000", lost)]
     }
 
     fn per_second(&self, count: usize) -> f64 {

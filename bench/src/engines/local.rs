@@ -14,9 +14,9 @@ pub(crate) const ENGINE: Engine = Engine {
     name: "local",
     start: || Ok(Box::new(Directory(Scratch::new()?))),
     entrants: &[
-        Entrant::here("flock(2)", "a descriptor for each worker, each on a thread", &["w3"], flock)
-            .anchors(&["w3"]),
-        Entrant::tenure(&["w3"]),
+        Entrant::here("flock(2)", "a descriptor for each worker, each on a thread", &["w3", "scale"], flock)
+            .anchors(&["w3", "scale"]),
+        Entrant::tenure(&["w3", "scale"]),
         Entrant::here("tenure::blocking", "the same on threads", &["w3"], blocking),
     ],
 };

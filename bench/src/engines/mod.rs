@@ -19,6 +19,8 @@ mod postgres;
 mod redis;
 mod zookeeper;
 
+pub(crate) use redis::SLOW;
+
 use std::process::Command;
 use std::time::Duration;
 
@@ -28,14 +30,27 @@ use crate::crew::{Orders, Worked, tasks};
 use crate::locks::Lock;
 
 /// All of them, in the order in which they are measured.
-pub(crate) const ALL: &[&Engine] =
-    &[&local::ENGINE, &redis::ENGINE, &postgres::ENGINE, &mysql::ENGINE, &zookeeper::ENGINE, &etcd::ENGINE];
+pub(crate) const ALL: &[&Engine] = &[
+    &local::ENGINE,
+    &redis::ENGINE,
+    &SLOW,
+    &postgres::ENGINE,
+    &mysql::ENGINE,
+    &zookeeper::ENGINE,
+    &etcd::ENGINE,
+];
 
 /// All workloads, for those who can do everything; `w5-held` is the part of w5 for those who renew by themselves.
 pub(crate) const EVERYWHERE: &[&str] = &["w1", "w2", "w3", "w4", "w5", HELD];
 
 /// The part of w5 in which holds are renewed.
 pub(crate) const HELD: &str = "w5-held";
+
+/// The parts of `scale` for those who can do everything but are not asked for other numbers of waiters.
+pub(crate) const SCALE_HELD: &str = "scale-held";
+
+/// Everything, and in numbers from a few to many.
+const IN_ALL_NUMBERS: &[&str] = &["w1", "w2", "w3", "w4", "w5", HELD, "scale", SCALE_HELD, "ttl"];
 
 /// Storage that is measured.
 pub(crate) struct Engine {
@@ -44,6 +59,9 @@ pub(crate) struct Engine {
     pub(crate) start: fn() -> Result<Box<dyn Site>>,
     pub(crate) entrants: &'static [Entrant],
 }
+
+/// Where it matters whether each waiter has a place of its own.
+const STRICTLY: &[&str] = &["w3", "w5"];
 
 /// A running server, gone when dropped.
 pub(crate) trait Site {
@@ -117,9 +135,9 @@ impl Entrant {
     }
 
     /// The same without handing over inside a process: every waiter has a place of its own in the line.
-    pub(crate) const fn strict() -> Self {
+    pub(crate) const fn strict(takes_part_in: &'static [&'static str]) -> Self {
         let about = "`tenure` with `Fairness::StrictFifo`: each waiter has a place of its own in the line";
-        Self::here(STRICT, about, &["w3", "w5"], tasks::<Strict>)
+        Self::here(STRICT, about, takes_part_in, tasks::<Strict>)
     }
 
     /// Whether it is `tenure`, which is told the URL.

@@ -10,7 +10,7 @@ use tenure_mysql::MySqlOptions;
 use tenure_servers::mariadb::MariaDbServer;
 use tokio::sync::Mutex;
 
-use super::{Client, Counter, EVERYWHERE, Engine, Entrant, Site};
+use super::{Client, Counter, EVERYWHERE, Engine, Entrant, STRICTLY, Site};
 use crate::clock::cpu_of;
 use crate::crew::tasks;
 use crate::locks::Lock;
@@ -34,7 +34,7 @@ pub(crate) const ENGINE: Engine = Engine {
         )
         .anchors(&["w3", "w4"]),
         Entrant::tenure(EVERYWHERE),
-        Entrant::strict(),
+        Entrant::strict(STRICTLY),
     ],
 };
 

@@ -1,19 +1,17 @@
 //! ZooKeeper on this machine: one server that does not wait for its disk.
 
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use tenure_servers::zookeeper::ZookeeperEnsemble;
 use zookeeper_client::{Acls, Client as Library, CreateMode, Error, LockClient, LockOptions, LockPrefix};
 
-use super::{Client, Counter, EVERYWHERE, Engine, Entrant, Site};
+use super::{Client, Counter, EVERYWHERE, Engine, Entrant, STRICTLY, Site};
 use crate::clock::cpu_of;
-use crate::crew::{Orders, Worked, tasks};
+use crate::crew::tasks;
 use crate::locks::Lock;
+use crate::peers::{curator, python};
 
 pub(crate) const ENGINE: Engine = Engine {
     name: "zookeeper",
@@ -27,18 +25,23 @@ pub(crate) const ENGINE: Engine = Engine {
         )
         .anchors(&["w1", "w2", "w3"]),
         Entrant::tenure(EVERYWHERE),
-        Entrant::strict(),
+        Entrant::strict(STRICTLY),
         Entrant::here(
             "zookeeper-client",
             "`Client::lock` of the crate zookeeper-client 0.11, with the names of Curator",
             &["w1", "w2", "w3"],
             tasks::<Recipe>,
         ),
-        Entrant::here("kazoo", "kazoo 2.11, `Lock`, its defaults; threads", &["w1", "w2", "w3"], kazoo),
-        Entrant::here(
+        Entrant::peer(
+            "kazoo",
+            "Python: kazoo 2.11, `Lock`, its defaults; threads",
+            &["w1", "w2", "w3", "w4"],
+            || python("kazoo_lock.py"),
+        ),
+        Entrant::peer(
             "Curator",
-            "Curator 5.4 of Debian, `InterProcessMutex`; threads, after 200 cycles to warm up",
-            &["w1", "w2", "w3"],
+            "Java: Curator 5.4 of Debian, `InterProcessMutex`; threads, after 200 cycles to warm up",
+            &["w1", "w2", "w3", "w4"],
             curator,
         ),
     ],
@@ -167,38 +170,4 @@ impl Lock for RecipeLock {
     async fn unlock((client, node): Self::Guard) -> Result<()> {
         Ok(client.delete(&node, None).await?)
     }
-}
-
-/// Becomes a program of another language, which has the same orders.
-fn become_peer(mut command: Command, orders: &Orders) -> Result<Worked> {
-    let failed = command.args(orders.as_args()).exec();
-    Err(failed).context("the peer cannot be started")
-}
-
-fn peer(file: &str) -> String {
-    format!("{}/peers/zookeeper/{file}", env!("CARGO_MANIFEST_DIR"))
-}
-
-/// With the Python that the tests of the engine have made, or the one that is there.
-fn kazoo(orders: &Orders) -> Result<Worked> {
-    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tmp/kazoo/bin/python");
-    let mut command = Command::new(if made.exists() { made.as_path() } else { Path::new("python3") });
-    command.arg(peer("kazoo_lock.py"));
-    become_peer(command, orders)
-}
-
-fn curator(orders: &Orders) -> Result<Worked> {
-    let jars = [
-        "curator-client",
-        "curator-framework",
-        "curator-recipes",
-        "zookeeper",
-        "guava",
-        "slf4j-api",
-        "slf4j-nop",
-    ];
-    let jars: Vec<_> = jars.iter().map(|jar| format!("/usr/share/java/{jar}.jar")).collect();
-    let mut command = Command::new("java");
-    command.args(["-Xmx256m", "-cp", &jars.join(":")]).arg(peer("CuratorLock.java"));
-    become_peer(command, orders)
 }

@@ -6,10 +6,12 @@ mod local_w1;
 mod memory_w1;
 mod memory_w4;
 mod race;
+mod scale;
 
 pub(crate) use counts::cycles as counted_cycles;
 
 pub(crate) use race::Stage;
+pub(crate) use scale::{CROWD, HOLDS, WAITERS};
 
 use anyhow::Result;
 
@@ -32,7 +34,7 @@ pub(crate) enum Run {
 }
 
 /// All of them, in the order in which they run.
-pub(crate) const ALL: [Workload; 10] = [
+pub(crate) const ALL: [Workload; 12] = [
     Workload { name: "w1", about: "one task on one key", run: Run::OnEngines(race::w1) },
     Workload {
         name: "w2",
@@ -45,6 +47,16 @@ pub(crate) const ALL: [Workload; 10] = [
         name: "w5",
         about: "1,000 that wait, and 1,000 that are held and renewed",
         run: Run::OnEngines(race::w5),
+    },
+    Workload {
+        name: "scale",
+        about: "2 to 1,000 waiters, 1 to 10,000 holds, 10,000 waiters in one process",
+        run: Run::OnEngines(scale::run),
+    },
+    Workload {
+        name: "ttl",
+        about: "holds that outlast their TTL ten times, and a TTL that outlasts them, beside load",
+        run: Run::OnEngines(scale::ttl),
     },
     Workload {
         name: "local-w1",

@@ -1,12 +1,13 @@
 //! PostgreSQL on this machine, with commits that wait for the disk, as locks need them.
 
 mod advisory;
+mod peers;
 mod rows;
 
 use anyhow::Result;
 use tenure_servers::postgres::PostgresServer;
 
-use super::{Counter, EVERYWHERE, Engine, Entrant, Site};
+use super::{Counter, EVERYWHERE, Engine, Entrant, STRICTLY, Site};
 use crate::crew::tasks;
 
 pub(crate) const ENGINE: Engine = Engine {
@@ -23,12 +24,18 @@ pub(crate) const ENGINE: Engine = Engine {
         Entrant::here(
             "advisory",
             "session advisory locks by hand on tokio-postgres, a connection for each lock; no fence, no commit",
-            &["w1", "w2", "w3"],
+            &["w1", "w2", "w3", "w4"],
             tasks::<advisory::Advisory>,
         )
-        .anchors(&["w3"]),
+        .anchors(&["w3", "w4"]),
+        Entrant::here(
+            "sqlx",
+            "`PgAdvisoryLock` of sqlx 0.9, a connection for each lock",
+            &["w1", "w2", "w3", "w4"],
+            tasks::<peers::Sqlx>,
+        ),
         Entrant::tenure(EVERYWHERE),
-        Entrant::strict(),
+        Entrant::strict(STRICTLY),
     ],
 };
 

@@ -9,17 +9,17 @@ mod socket;
 use std::time::Duration;
 
 use anyhow::Result;
-use tenure_servers::Monitor;
 use tenure_servers::redis::RedisServer;
+use tenure_servers::{Monitor, Proxy, Side};
 
-use super::{Client, Counter, EVERYWHERE, Engine, Entrant, Site, Work};
+use super::{Client, Counter, Engine, Entrant, IN_ALL_NUMBERS, Site, Work};
 use crate::anchors::Cohort;
 use crate::clock::cpu_of;
 use crate::crew::tasks;
 
 pub(crate) const ENGINE: Engine = Engine {
     name: "redis",
-    start: || Ok(Box::new(Redis { server: RedisServer::start(&[])?, monitor: None, before: (0.0, 0.0) })),
+    start: || Ok(Box::new(Redis::start(None)?)),
     entrants: &[
         Entrant::here(
             "raw_sync",
@@ -30,6 +30,12 @@ pub(crate) const ENGINE: Engine = Engine {
         .anchors(&["w1", "w2"]),
         Entrant { work: Work::RoundTrip(raw::pings), ..ROUND_TRIP },
         Entrant::here(
+            "PING, as if to renew",
+            "a thread for each hold that asks for a round trip every third of a TTL: what any renewal survives",
+            &["ttl"],
+            raw::beats,
+        ),
+        Entrant::here(
             "raw",
             "the same on the redis crate; asks again without a pause",
             &["w1", "w2", "w3", "w4"],
@@ -38,14 +44,14 @@ pub(crate) const ENGINE: Engine = Engine {
         Entrant::here(
             "push",
             "our own least: a queue in Redis, the release grants and pushes; a fence, no renewal",
-            &["w1", "w2", "w3", "w4", "w5"],
+            &["w1", "w2", "w3", "w4", "w5", "scale"],
             tasks::<push::Push>,
         )
-        .anchors(&["w3"]),
+        .anchors(&["w3", "scale"]),
         Entrant::here("cohort", "push, passed on in the process 64 times", &["w4"], tasks::<PushCohort>)
             .anchors(&["w4"]),
-        Entrant::tenure(EVERYWHERE),
-        Entrant::strict(),
+        Entrant::tenure(IN_ALL_NUMBERS),
+        Entrant::strict(&["w3", "w5", "scale"]),
         Entrant::here(
             "rslock",
             "crate rslock 0.10, acquire and release, its defaults",
@@ -57,8 +63,29 @@ pub(crate) const ENGINE: Engine = Engine {
         peers::REDISLOCK,
         peers::REDIS_SEMAPHORE,
         peers::NODE_REDLOCK,
+        peers::POTTERY,
+        peers::REDISSON,
     ],
 };
+
+/// The same Redis behind a way that takes about ten times as long as the loopback address.
+pub(crate) const SLOW: Engine = Engine {
+    name: "redis, slow network",
+    start: || Ok(Box::new(Redis::start(Some(ONE_WAY))?)),
+    entrants: &[
+        Entrant::here("raw_sync", "as above, each way 0.5 ms longer", &["w1"], raw::on_a_socket)
+            .anchors(&["w1"]),
+        Entrant { work: Work::RoundTrip(raw::pings), takes_part_in: &["w1", "w3"], ..ROUND_TRIP },
+        Entrant::here("push", "as above", &["w1", "w3", "w4"], tasks::<push::Push>).anchors(&["w3"]),
+        Entrant::here("cohort", "as above", &["w4"], tasks::<PushCohort>).anchors(&["w4"]),
+        Entrant::tenure(&["w1", "w3", "w4"]),
+        Entrant::strict(&["w3"]),
+        Entrant::here("rslock", "as above", &["w1", "w3", "w4"], tasks::<rslock::Rslock>),
+    ],
+};
+
+/// By how much longer each way is: the round trip of loopback is some 0.1 ms.
+const ONE_WAY: Duration = Duration::from_micros(500);
 
 const ROUND_TRIP: Entrant =
     Entrant::here("PING", "one round trip of the same minute, on a blocking socket", &["w3"], raw::pings);
@@ -68,12 +95,25 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 struct Redis {
     server: RedisServer,
+    /// What makes the way to it longer.
+    proxy: Option<Proxy>,
     monitor: Option<Monitor>,
     /// Processor time and bytes when the counting began.
     before: (f64, f64),
 }
 
 impl Redis {
+    fn start(one_way: Option<Duration>) -> Result<Self> {
+        let server = RedisServer::start(&[])?;
+        let proxy = one_way.map(|delay| {
+            let proxy = Proxy::before(server.port(), Proxy::resp)?;
+            proxy.delay(Side::Requests, delay);
+            proxy.delay(Side::Replies, delay);
+            anyhow::Ok(proxy)
+        });
+        Ok(Self { server, proxy: proxy.transpose()?, monitor: None, before: (0.0, 0.0) })
+    }
+
     fn cpu_and_bytes(&self) -> Result<(f64, f64)> {
         let info = self.server.say("INFO stats")?;
         let field = |name: &str| -> f64 {
@@ -88,11 +128,14 @@ impl Redis {
 impl Site for Redis {
     fn url(&self) -> String {
         // A machine that does other work as well may stall for longer than is usual between computers.
-        format!("{}?timeout-ms=10000&connect-timeout-ms=10000", self.server.url())
+        format!("{}?timeout-ms=10000&connect-timeout-ms=10000", self.address())
     }
 
     fn address(&self) -> String {
-        self.server.url()
+        match &self.proxy {
+            Some(proxy) => format!("redis://127.0.0.1:{}", proxy.port()),
+            None => self.server.url(),
+        }
     }
 
     fn begin(&mut self, closely: bool) -> Result<()> {
@@ -112,7 +155,10 @@ impl Site for Redis {
             let commands = seen.commands.iter().filter(|(name, _)| !ours.contains(&name.as_str()));
             let commands = commands.map(|(_, count)| *count).sum::<u64>() as f64;
             let calls = seen.calls.values().sum::<u64>() as f64;
+            let published = ["PUBLISH", "SPUBLISH"].iter().filter_map(|name| seen.calls.get(*name));
+            let wakes = published.sum::<u64>() as f64;
             return Ok(vec![
+                count("wakes/cycle", "wakes/s", wakes),
                 count("commands/cycle", "commands/s", commands),
                 count("script calls/cycle", "script calls/s", calls),
             ]);

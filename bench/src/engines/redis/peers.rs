@@ -1,7 +1,7 @@
 //! Locks on Redis in other languages, with their defaults.
 
 use crate::engines::{EVERYWHERE, Entrant};
-use crate::peers::{go, node, python};
+use crate::peers::{go, node, python, redisson};
 
 /// Everything but being renewed: most renew nothing by themselves.
 const ALL: &[&str] = &["w1", "w2", "w3", "w4", "w5"];
@@ -22,3 +22,13 @@ pub(super) const REDIS_SEMAPHORE: Entrant = Entrant::peer(
 );
 pub(super) const NODE_REDLOCK: Entrant =
     Entrant::peer("node-redlock", "Node: redlock 4.2 on ioredis; tries without end", ALL, || node("redlock"));
+pub(super) const POTTERY: Entrant =
+    Entrant::peer("pottery", "Python: pottery 3.0, `Redlock` on one server; threads", ALL, || {
+        python("pottery_lock.py")
+    });
+pub(super) const REDISSON: Entrant = Entrant::peer(
+    "Redisson",
+    "Java: Redisson 3.45, `RLock` without a lease time; threads, after 200 cycles to warm up",
+    &["w1", "w2", "w3", "w4"],
+    redisson,
+);

@@ -2,15 +2,16 @@
 //! no renewal.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 
 use super::socket::Socket;
 use super::{Client, PATIENCE};
-use crate::clock::now;
+use crate::clock::{now, sleep, sleep_until, span};
 use crate::crew::{Beat, Orders, Worked};
 use crate::locks::Lock;
 use crate::referee::Held;
@@ -65,6 +66,50 @@ pub(super) fn pings(orders: &Orders) -> Result<Worked> {
         trips.push(Held { worker: 0, asked, had, released: had });
     }
     Ok(trips)
+}
+
+/// The least that keeps a hold: a round trip every third of its term, from a thread of its own. A hold is lost, whoever
+/// keeps it, when an answer comes later than one term after the last question that was answered in time.
+pub(super) fn beats(orders: &Orders) -> Result<Worked> {
+    let opened: Vec<_> =
+        orders.each().map(|worker| anyhow::Ok((worker, Socket::open(&orders.at)?))).collect::<Result<_>>()?;
+    let beat = Beat::ready()?;
+    thread::scope(|scope| {
+        let threads: Vec<_> = opened
+            .into_iter()
+            .map(|(worker, socket)| scope.spawn(move || keep(worker, socket, beat, orders)))
+            .collect();
+        let mut holds = Vec::new();
+        for thread in threads {
+            match thread.join() {
+                Ok(kept) => holds.extend(kept?),
+                Err(_) => bail!("a worker panicked"),
+            }
+        }
+        Ok(holds)
+    })
+}
+
+fn keep(worker: u64, mut socket: Socket, beat: Beat, orders: &Orders) -> Result<Worked> {
+    let (term, mut holds) = (span(orders.ttl), Vec::new());
+    while !beat.is_over() {
+        let asked = now();
+        socket.ask(&["PING"])?;
+        let had = now();
+        let (end, mut sent, mut lost) = (had + span(orders.hold), asked, had > asked + term);
+        while !lost && now() < end && !beat.is_over() {
+            sleep(orders.ttl / 3);
+            let again = now();
+            socket.ask(&["PING"])?;
+            lost = now() > sent + term;
+            sent = again;
+        }
+        // The worker of a lost hold learns of it when it wants to release.
+        sleep_until(end);
+        let kept = Held { worker, asked, had, released: now() };
+        holds.push(if lost { Held::lost(worker, asked, had) } else { kept });
+    }
+    Ok(holds)
 }
 
 /// The same cycle on the client that we use.

@@ -7,28 +7,40 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.TimeUnit;
-import org.apache.curator.framework.CuratorFramework;
-import org.apache.curator.framework.CuratorFrameworkFactory;
-import org.apache.curator.framework.recipes.locks.InterProcessMutex;
-import org.apache.curator.retry.ExponentialBackoffRetry;
 
-/**
- * Curator's InterProcessMutex as its documentation shows it: workers are threads of one client. Does what its orders
- * say and writes the same notes as the workers of the bench (src/crew/mod.rs).
- */
-public class CuratorLock {
-    public static void main(String[] args) throws Exception {
+/** The worker of the benches: workers are threads. It does what its orders say; see bench/src/crew/mod.rs. */
+final class Worker {
+    /** A lock of one key. */
+    interface Lock {
+        void acquire() throws Exception;
+
+        void release() throws Exception;
+    }
+
+    /** Makes the lock of a key. */
+    interface Locks {
+        Lock of(String key);
+    }
+
+    /** Connects. */
+    interface Client {
+        Locks connect(String at, long ttlNanos) throws Exception;
+    }
+
+    /** So many cycles before the clock runs: the virtual machine compiles what is used. */
+    private static final int WARM_UP = 200;
+
+    private Worker() {}
+
+    static void run(String[] args, Client client) throws Exception {
         String key = args[1];
         int first = Integer.parseInt(args[2]);
         int workers = Integer.parseInt(args[3]);
         boolean own = !args[4].equals("0");
         long hold = Long.parseLong(args[5]), away = Long.parseLong(args[6]), spread = Long.parseLong(args[7]);
-        CuratorFramework client =
-            CuratorFrameworkFactory.newClient(args[0], 30_000, 30_000, new ExponentialBackoffRetry(100, 5));
-        client.start();
-        InterProcessMutex warm = new InterProcessMutex(client, "/warm-" + first);
-        for (int n = 0; n < 200; n++) {
-            // The virtual machine compiles what is used, before the clock runs.
+        Locks locks = client.connect(args[0], Long.parseLong(args[8]));
+        Lock warm = locks.of(key + "/warm/" + first);
+        for (int n = 0; n < WARM_UP; n++) {
             warm.acquire();
             warm.release();
         }
@@ -40,7 +52,7 @@ public class CuratorLock {
         List<long[]> held = new ArrayList<>();
         for (int n = 0; n < workers; n++) {
             int worker = first + n;
-            InterProcessMutex lock = new InterProcessMutex(client, "/" + key + (own ? "/" + worker : ""));
+            Lock lock = locks.of(own ? key + "/" + worker : key);
             Thread thread = new Thread(() -> {
                 try {
                     List<long[]> mine = new ArrayList<>();
@@ -76,7 +88,8 @@ public class CuratorLock {
             }
         }
         Files.write(Path.of(args[9]), notes.array());
-        client.close();
+        // Clients leave threads behind.
+        System.exit(0);
     }
 
     private static void pause(long nanos, long end) throws InterruptedException {

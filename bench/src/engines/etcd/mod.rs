@@ -1,5 +1,7 @@
 //! etcd on this machine, one server, with its usual durability: each write waits for the disk.
 
+mod service;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ use tenure_servers::etcd::{EtcdCluster, EtcdStart};
 use tokio::sync::OnceCell;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{Client, Counter, EVERYWHERE, Engine, Entrant, Site};
+use super::{Client, Counter, EVERYWHERE, Engine, Entrant, STRICTLY, Site};
 use crate::clock::cpu_of;
 use crate::crew::tasks;
 use crate::locks::Lock;
@@ -45,8 +47,20 @@ pub(crate) const ENGINE: Engine = Engine {
             tasks::<Recipe>,
         )
         .anchors(&["w3"]),
+        Entrant::here(
+            "lock service",
+            "the lock service of the server itself, which etcd-client and others call; a lease for each lock",
+            &["w1", "w2", "w3", "w4"],
+            tasks::<service::Service>,
+        ),
+        Entrant::here(
+            "etcdctl lock",
+            "`etcdctl lock`: a process for each hold, interrupted to release",
+            &["w1", "w3"],
+            service::etcdctl,
+        ),
         Entrant::tenure(EVERYWHERE),
-        Entrant::strict(),
+        Entrant::strict(STRICTLY),
     ],
 };
 
