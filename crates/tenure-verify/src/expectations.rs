@@ -47,5 +47,8 @@ mod tests {
         assert_eq!(tolerated("local", &kinds), Vec::<String>::new());
         assert_eq!(tolerated("memory", &kinds), ["failover"]);
         assert_eq!(tolerated("redis", &kinds), ["clock", "restart"]);
+        for replicated in ["redis+sentinel", "redis+cluster"] {
+            assert_eq!(tolerated(replicated, &kinds), ["restart", "freeze", "failover"], "{replicated}");
+        }
     }
 }
