@@ -11,7 +11,8 @@ use tenure_core::engine::distant::Distant;
 use tenure_core::engine::memory::Memory;
 use tenure_core::flaw::Flaw;
 use tenure_servers::{Child, Program};
-use tokio::sync::Notify;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::{Notify, oneshot};
 
 use crate::court::{Court, Voice};
 use crate::history::{Event, Life};
@@ -185,12 +186,12 @@ impl Inside {
         let obeyed = Arc::clone(&control);
         let thread = std::thread::spawn(move || {
             let live = || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
                 // Without I/O there is nothing that could fail to start; a worker that is not there is noticed.
-                let Ok(runtime) = runtime else { return };
-                runtime.block_on(inside(&plan, engine, weather, referee, &obeyed));
-                // What is still under way is lost with the thread, as with a process.
+                let (Ok(runtime), Ok(network)) = (runtime(), Network::start(flaw)) else { return };
+                let engine = network.reach(engine, weather);
+                runtime.block_on(inside(&plan, engine, referee, &obeyed));
                 runtime.shutdown_background();
+                network.end();
             };
             with_flaw(flaw, live);
         });
@@ -228,19 +229,54 @@ impl Control {
     }
 }
 
-async fn inside(
-    plan: &Plan,
-    engine: Memory,
-    weather: Arc<Weather>,
-    referee: Arc<Referee>,
-    control: &Control,
-) {
+/// The network of a worker inside this process: what is under way goes on while the worker is stopped, and is lost with
+/// it. It would be later than any network is if it were stopped, too.
+struct Network {
+    carrier: Handle,
+    thread: JoinHandle<()>,
+    end: oneshot::Sender<()>,
+}
+
+impl Network {
+    fn start(flaw: Option<Flaw>) -> io::Result<Self> {
+        let runtime = runtime()?;
+        let carrier = runtime.handle().clone();
+        let (end, ended) = oneshot::channel();
+        // Requests are served where they arrive, so that the flaw is planted there as well.
+        let carry = move || {
+            with_flaw(flaw, || {
+                // It ends when nobody is left to say so, too.
+                drop(runtime.block_on(ended));
+                runtime.shutdown_background();
+            });
+        };
+        Ok(Self { carrier, thread: std::thread::spawn(carry), end })
+    }
+
+    /// The engine, as it is reached over this network.
+    fn reach(&self, engine: Memory, weather: Arc<Weather>) -> Distant<Memory, Weather> {
+        Distant::new(engine, weather).carried_by(self.carrier.clone())
+    }
+
+    /// Ends it, with all that is under way.
+    fn end(self) {
+        drop(self.end);
+        // One that panicked has ended, too; its panic was printed.
+        drop(self.thread.join());
+    }
+}
+
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_time().build()
+}
+
+async fn inside(plan: &Plan, engine: Distant<Memory, Weather>, referee: Arc<Referee>, control: &Control) {
     let heard = Arc::clone(&referee);
     let options = Options::default().observer(worker::observer(plan.life, move |event| {
         // Nobody waits for the answer.
         let _ = heard.hear(event);
     }));
-    let (tenure, keeper) = Tenure::with_own_keeper(Distant::new(engine, weather), options);
+    let (tenure, keeper) = Tenure::with_own_keeper(engine, options);
     let voices = (0..worker::tasks(plan)).map(|_| Arc::new(Arc::clone(&referee)) as Arc<dyn Voice>);
     let life = worker::live(plan, tenure, voices.collect());
     tokio::select! {
@@ -261,4 +297,37 @@ fn with_flaw(flaw: Option<Flaw>, live: impl FnOnce()) {
 #[cfg(not(feature = "planted-flaws"))]
 fn with_flaw(_: Option<Flaw>, live: impl FnOnce()) {
     live();
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use futures_util::FutureExt;
+    use tenure_core::engine::{Contender, Engine};
+    use tenure_core::{Claim, ClaimId, Key};
+
+    use super::*;
+    use crate::weather::Bad;
+
+    /// Found by a run of 28 minutes in memory: an attempt stood still with its worker, and came after its tombstone.
+    #[test]
+    fn what_is_under_way_arrives_while_its_worker_is_stopped() {
+        let engine = Memory::new();
+        let weather = Arc::new(Weather::new(1, None));
+        weather.turn(Bad::Late(Duration::from_millis(50)));
+        let network = Network::start(None).unwrap();
+        let key = Key::new("late").unwrap();
+        let mut contender =
+            network.reach(engine.clone(), weather).contend(Claim::new(key.clone(), ClaimId::from_bits(7)));
+        let worker = runtime().unwrap();
+        // Sent; and from here on nobody runs the worker.
+        worker.block_on(async { assert!(contender.attempt().now_or_never().is_none()) });
+        let others = runtime().unwrap();
+        let deadline = now() + 20_000_000;
+        while others.block_on(engine.inspect(&key)).unwrap().places.is_empty() {
+            assert!(now() < deadline, "the request stands still with its worker");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        network.end();
+    }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::{
@@ -43,6 +44,8 @@ pub struct Fate {
 pub struct Distant<E, W> {
     engine: E,
     weather: Arc<W>,
+    /// What carries messages, if it is not the runtime of the client.
+    carrier: Option<Handle>,
 }
 
 impl<E, W> Clone for Distant<E, W>
@@ -50,7 +53,11 @@ where
     E: Clone,
 {
     fn clone(&self) -> Self {
-        Self { engine: self.engine.clone(), weather: Arc::clone(&self.weather) }
+        Self {
+            engine: self.engine.clone(),
+            weather: Arc::clone(&self.weather),
+            carrier: self.carrier.clone(),
+        }
     }
 }
 
@@ -58,7 +65,13 @@ impl<E: Engine + Clone, W: Weather> Distant<E, W> {
     /// The engine behind a network.
     #[must_use]
     pub fn new(engine: E, weather: Arc<W>) -> Self {
-        Self { engine, weather }
+        Self { engine, weather, carrier: None }
+    }
+
+    /// Carries messages by another runtime than that of the client, so that they go on while the client is stopped.
+    #[must_use]
+    pub fn carried_by(self, carrier: Handle) -> Self {
+        Self { carrier: Some(carrier), ..self }
     }
 }
 
@@ -125,7 +138,11 @@ impl<E: Engine + Clone, W: Weather> DistantContender<E, W> {
     async fn send(&mut self, verb: Verb) -> Result<Answer, EngineError> {
         let fate = self.net.weather.fate();
         let (answer, comes) = oneshot::channel();
-        tokio::spawn(deliver(self.net.engine.clone(), self.claim.clone(), verb, fate, answer));
+        let carried = deliver(self.net.engine.clone(), self.claim.clone(), verb, fate, answer);
+        match &self.net.carrier {
+            Some(carrier) => drop(carrier.spawn(carried)),
+            None => drop(tokio::spawn(carried)),
+        }
         match tokio::time::timeout(fate.timeout, comes).await {
             Ok(Ok(answer)) => answer,
             _ => {
