@@ -12,7 +12,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tempfile::TempDir;
-use tenure::engine::{Facts, Liveness, Order, Standing};
+use tenure::engine::{Facts, Liveness, Order, Permits, Standing};
 use tenure::{ErrorKind, Tenure};
 use tenure_core::flaw::Flaw;
 
@@ -193,7 +193,7 @@ fn choose(options: &Options, site: &Site) -> Result<Vec<Kind>, VerifyError> {
 fn header(options: &Options, nemesis: &[Kind], site: &mut Site, facts: &Facts) -> Header {
     // Two runs must not meet on a key, even with the same seed.
     let run: u32 = rand::rng().random();
-    let kinds = [("mutex", KeyKind::Mutex), ("file", KeyKind::File), ("seats", KeyKind::Seats(2))];
+    let kinds = kinds(facts);
     let keys = (0..options.keys).map(|n| {
         let (name, kind) = kinds[n as usize % kinds.len()];
         KeyPlan { name: format!("tenure-verify/{run:08x}/{name}-{n}"), kind }
@@ -216,6 +216,12 @@ fn header(options: &Options, nemesis: &[Kind], site: &mut Site, facts: &Facts) -
         },
         keys: keys.collect(),
     }
+}
+
+/// What keys are used for: all that the engine has. Wishes that are refused would prove nothing.
+fn kinds(facts: &Facts) -> Vec<(&'static str, KeyKind)> {
+    let seats = (facts.permits == Permits::Kept).then_some(("seats", KeyKind::Seats(2)));
+    [("mutex", KeyKind::Mutex), ("file", KeyKind::File)].into_iter().chain(seats).collect()
 }
 
 fn crew(
@@ -426,4 +432,17 @@ impl Scratch {
 
 fn micros(duration: Duration) -> Micros {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_asked_for_that_the_engine_does_not_have() {
+        let mut facts = Facts::of_leases("some");
+        assert!(kinds(&facts).iter().any(|(_, kind)| matches!(kind, KeyKind::Seats(_))));
+        facts.permits = Permits::Refused;
+        assert_eq!(kinds(&facts), [("mutex", KeyKind::Mutex), ("file", KeyKind::File)]);
+    }
 }
