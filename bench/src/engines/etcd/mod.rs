@@ -55,8 +55,8 @@ pub(crate) const ENGINE: Engine = Engine {
         ),
         Entrant::here(
             "etcdctl lock",
-            "`etcdctl lock`: a process for each hold, interrupted to release",
-            &["w1", "w3"],
+            "`etcdctl lock --ttl=5`: a process for each hold, interrupted to release",
+            &["w1"],
             service::etcdctl,
         ),
         Entrant::tenure(EVERYWHERE),

@@ -99,7 +99,8 @@ impl Lock for ServiceLock {
     }
 }
 
-/// `etcdctl lock NAME`, which holds until it is interrupted: a process for each hold.
+/// `etcdctl lock NAME`, which holds until it is interrupted: a process for each hold. Now and then one does not give its
+/// key back before it ends; then the next waits for the end of its lease, which is therefore short.
 pub(super) fn etcdctl(orders: &Orders) -> Result<Worked> {
     let open = |key: &str, _: Duration| Ok(format!("etcdctl/{key}"));
     threads(orders, open, |name| take(&orders.at, name), |_, child| give(child))
@@ -107,7 +108,7 @@ pub(super) fn etcdctl(orders: &Orders) -> Result<Worked> {
 
 fn take(at: &str, name: &str) -> Result<Child> {
     let mut command = Command::new("etcdctl");
-    command.env("ETCDCTL_API", "3").args(["--endpoints", at, "lock", name]);
+    command.env("ETCDCTL_API", "3").args(["--endpoints", at, "lock", "--ttl=5", name]);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("etcdctl")?;
     // It says the name of its key when it has the lock.
     let mut said = String::new();
