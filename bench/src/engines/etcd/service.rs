@@ -99,8 +99,8 @@ impl Lock for ServiceLock {
     }
 }
 
-/// `etcdctl lock NAME`, which holds until it is interrupted: a process for each hold. Now and then one does not give its
-/// key back before it ends; then the next waits for the end of its lease, which is therefore short.
+/// `etcdctl lock NAME`, which holds until it is interrupted: a process for each hold. Now and then one does not give
+/// its key back before it ends; then the next waits for the end of its lease, which is therefore short.
 pub(super) fn etcdctl(orders: &Orders) -> Result<Worked> {
     let open = |key: &str, _: Duration| Ok(format!("etcdctl/{key}"));
     threads(orders, open, |name| take(&orders.at, name), |_, child| give(child))
