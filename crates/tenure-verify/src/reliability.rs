@@ -30,7 +30,7 @@ const TAIL: &str = "
 
 Each row is a key, or what was done to a worker or to all; a colour is a worker; a pale end of a hold is what it held
 beyond its lease. Opened by itself, [the picture](reliability/timeline.svg) says more at each bar. `cargo xtask
-reliability` draws it; `--report` does for any run.
+reliability picture` draws it; `--report` does for any run.
 ";
 
 /// Writes `reliability.md` in a folder from the records in its folder `reliability`.
