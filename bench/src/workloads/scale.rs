@@ -40,8 +40,9 @@ pub(crate) fn run(stage: &mut Stage<'_>) -> Result<()> {
         stage.race(part, scenario, "handoffs/s", 1000 * MS, targets, Holds::contended)?;
     }
     for (workers, part) in HOLDS {
-        // A command for each hundred holds, every third of a TTL.
-        let most = (workers as f64 / 100.0).ceil() * 3.0 / TTL.as_secs_f64() * 1.17;
+        // A command for each hundred holds and one for the rest, some more than every third of a TTL.
+        let commands = (workers as f64 / 100.0).ceil() + 1.0;
+        let most = (commands * 3.2 / TTL.as_secs_f64() * 100.0).round() / 100.0;
         let targets =
             vec![Target::at_most(TENURE, "commands/s", most), Target::at_most(TENURE, "KiB/hold", 2.0)];
         stage.idle(SCALE_HELD, part, TTL / 3, targets, |stage, entrant, slice| {
