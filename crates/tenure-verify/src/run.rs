@@ -181,10 +181,13 @@ fn choose(options: &Options, site: &Site) -> Result<Vec<Kind>, VerifyError> {
     kinds.dedup();
     if let Some(kind) = kinds.iter().find(|kind| !possible.contains(kind)) {
         let possible: Vec<_> = possible.iter().map(ToString::to_string).collect();
-        let message = format!(
-            "{kind} is not possible here: use some of {}; servers are only harmed that were started by --own-servers",
-            possible.join(", ")
-        );
+        let why = match kind {
+            Kind::Cut => {
+                "a proxy stands before one server without encryption, and sentinels and clusters send clients past it"
+            }
+            _ => "servers are only harmed that were started by --own-servers",
+        };
+        let message = format!("{kind} is not possible here: use some of {}; {why}", possible.join(", "));
         return Err(VerifyError::Usage(message));
     }
     Ok(kinds)
