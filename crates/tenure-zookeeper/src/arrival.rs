@@ -4,19 +4,19 @@ use std::sync::{Arc, Weak};
 
 use tenure_core::engine::ledger::LimitDiffers;
 use tenure_core::engine::line::{self, Verdict};
-use tenure_core::engine::{Attempt, Effect, EngineError, Gone, Trouble, Waiting};
+use tenure_core::engine::{Attempt, Effect, EngineError, Gone, Trouble};
 use tenure_core::{IfBusy, Mode};
 use zookeeper_client::{CreateMode, Error};
 
 use crate::layout::Entry;
-use crate::place::{Node, Place, Standing, State, leave, waiting};
+use crate::place::{Node, Place, Standing, State, leave, until_heard, waiting};
 use crate::session::Session;
 use crate::turn::Turn;
 use crate::watching::{Ahead, Watching};
 use crate::{Shared, trouble};
 
-/// How often nodes that come late are looked for, at even times within the timeout of a session.
-const SWEEPS: u32 = 8;
+/// How often nodes that come late are looked for, at even times within two timeouts of a session.
+const SWEEPS: u32 = 16;
 
 /// How often a folder that vanishes under a new place is made again.
 const TRIES: usize = 8;
@@ -31,17 +31,18 @@ impl Place {
     ) -> Result<(), Trouble> {
         self.find(shared, state, session).await?;
         state.uncertain = false;
-        if !std::mem::replace(&mut state.is_swept, true) {
+        if std::mem::replace(&mut state.sweeps, SWEEPS) == 0 {
             tokio::spawn(Arc::clone(self).sweep(Arc::downgrade(shared)));
         }
         Ok(())
     }
 
-    /// Looks for nodes that come late, for as long as the ensemble would let a session be silent.
+    /// Looks for nodes that come late, for twice as long as the ensemble lets a session be silent after each time that
+    /// there was one to be looked for.
     async fn sweep(self: Arc<Self>, shared: Weak<Shared>) {
-        for look in 1..=SWEEPS {
+        loop {
             let Some(timeout) = shared.upgrade().map(|shared| shared.session_timeout) else { return };
-            tokio::time::sleep(timeout / SWEEPS).await;
+            tokio::time::sleep(timeout * 2 / SWEEPS).await;
             let Some(shared) = shared.upgrade() else { return };
             let mut state = self.locked().await;
             if let Ok(session) = shared.links.link().await
@@ -52,9 +53,9 @@ impl Place {
                 // One that cannot be deleted now is found again.
                 let _ = leave(&mut state).await;
             }
-            if look == SWEEPS {
-                state.is_swept = false;
-                self.tidy(&shared, &mut state);
+            state.sweeps = state.sweeps.saturating_sub(1);
+            if state.sweeps == 0 {
+                return self.tidy(&shared, &mut state);
             }
         }
     }
@@ -173,10 +174,10 @@ impl Place {
                     leave(state).await?;
                     return Err(Session::silence().without_effect().into());
                 }
-                // It has the turn, and will have it when the ensemble has heard of us for long enough.
-                Turn::Granted(_) => {
-                    let look_in = Some(session.beat());
-                    return Ok(Attempt::Waiting(Waiting { look_in, ..waiting(me) }));
+                // It has the turn and its slot, and will be told so when the ensemble has heard of us for long enough.
+                Turn::Granted(held) => {
+                    state.node.iter_mut().for_each(|node| node.hold(held));
+                    return Ok(Attempt::Waiting(until_heard(&session, me)));
                 }
             }
         }

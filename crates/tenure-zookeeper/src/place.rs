@@ -4,7 +4,7 @@
 //! nothing: the verb goes on, and what it found is known to the next one. So there is no attempt that arrives late;
 //! what can be late is a request of it that was not answered, and a place knows that it is
 //! [uncertain](State::uncertain). It may be later than what is asked over the next connection, where a server reads
-//! the last one's to its end: a place is [swept](State::is_swept) for a while then.
+//! the last one's to its end: a place is [swept](State::sweeps) for a while then.
 //!
 //! # Invariants
 //! 1. A node is ours only in the session that made it. A node of an earlier session is deleted, never adopted.
@@ -51,8 +51,8 @@ pub(crate) struct State {
     gone: Option<Gone>,
     /// It was withdrawn, and nobody has attempted it since.
     has_left: bool,
-    /// Somebody still looks for nodes that come late.
-    pub(crate) is_swept: bool,
+    /// How often somebody still looks for nodes that come late.
+    pub(crate) sweeps: u32,
     /// Another value stands for the claim now.
     retired: bool,
 }
@@ -109,7 +109,7 @@ impl Place {
 
     /// Forgets the claim when nothing is left of it.
     pub(crate) fn tidy(&self, shared: &Shared, state: &mut State) {
-        if state.node.is_none() && !state.uncertain && state.gone.is_none() && !state.is_swept {
+        if state.node.is_none() && !state.uncertain && state.gone.is_none() && state.sweeps == 0 {
             state.retired = true;
             shared.places.forget(self.claim.id);
         }
@@ -411,6 +411,11 @@ pub(crate) async fn leave(state: &mut State) -> Result<bool, Trouble> {
         }
     }
     Ok(true)
+}
+
+/// What is told to those who would hold, had there been no silence.
+pub(crate) fn until_heard(session: &Session, ahead: usize) -> Waiting {
+    Waiting { look_in: Some(session.beat()), ..waiting(ahead) }
 }
 
 /// What is told to those who wait. Grants come only as answers, so no token needs to be compared with them.

@@ -4,11 +4,11 @@ use std::num::NonZeroU32;
 
 use tenure_core::engine::{Attempt, EngineError, Gone, Trouble, Wake};
 use tenure_core::lease::{Clock, SystemClock};
-use tenure_core::{FencingToken, Mode};
+use tenure_core::{FencingToken, IfBusy, Mode};
 use zookeeper_client::{Error, MultiReadResult, Stat};
 
 use crate::layout::Entry;
-use crate::place::{Held, Node, Place, Standing, State, leave};
+use crate::place::{Held, Node, Place, Standing, State, leave, until_heard};
 use crate::record::Card;
 use crate::session::Session;
 use crate::{Shared, trouble};
@@ -85,7 +85,10 @@ impl Place {
         let Some(node) = &mut state.node else { return Ok(Attempt::Gone(Gone::Absent)) };
         let validity = self.validity(&node.session);
         match node.session.prove(&node.path).await {
-            Ok(()) if !node.session.stands() => Err(Session::silence().into()),
+            Ok(()) if !node.session.stands() => match self.claim.if_busy {
+                IfBusy::Leave => Err(Session::silence().into()),
+                IfBusy::Join => Ok(Attempt::Waiting(until_heard(&node.session, 0))),
+            },
             Ok(()) => {
                 node.hold(held);
                 Ok(Attempt::Granted(self.grant(held, validity)))
