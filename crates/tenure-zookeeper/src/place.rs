@@ -12,6 +12,7 @@
 //!    a write made when the turn had come. Either is above every token that was given out before.
 //! 3. A node is gone in a living session only because we, or somebody else on purpose, have deleted it.
 //! 4. A claim that is gone for good never has a node again.
+//! 5. A slot that was written once stays that of the node: those behind it may have read it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,6 +67,8 @@ pub(crate) struct Node {
     pub(crate) path: String,
     pub(crate) born: i64,
     pub(crate) standing: Standing,
+    /// The slot that it may have written already, answered or not.
+    pub(crate) slot: Option<u32>,
     /// Its deletion was sent and not answered.
     leaves: bool,
     pub(crate) watching: Option<Watching>,
@@ -379,6 +382,7 @@ impl Node {
             name,
             born,
             standing: Standing::Unknown,
+            slot: None,
             leaves: false,
             watching: None,
         }

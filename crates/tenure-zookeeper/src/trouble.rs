@@ -11,7 +11,8 @@ pub(crate) fn ends_the_session(error: &Error) -> bool {
 /// What went wrong with one request that may have been sent.
 pub(crate) fn of(error: &Error) -> Trouble {
     match error {
-        Error::ConnectionLoss | Error::SessionMoved => {
+        // Whatever a connection has failed of, but for its ordinary end, the library calls an error of its own.
+        Error::ConnectionLoss | Error::SessionMoved | Error::Custom(_) => {
             Trouble::lost(format!("the connection to ZooKeeper has ended: {error}"))
         }
         Error::Timeout => Trouble::lost("ZooKeeper does not answer"),

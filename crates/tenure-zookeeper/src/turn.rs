@@ -29,15 +29,21 @@ impl Place {
         ahead: &[Entry],
         is_newest: bool,
     ) -> Result<Turn, EngineError> {
-        let Some(node) = &state.node else { return Ok(Turn::Evicted) };
-        let session = &node.session;
+        let Some(node) = &mut state.node else { return Ok(Turn::Evicted) };
         let (slot, zxid) = match self.claim.mode {
             Mode::Exclusive | Mode::Shared if is_newest => (0, Some(node.born)),
             Mode::Exclusive | Mode::Shared => (0, self.stamp(node, 0).await?),
-            Mode::Permit { limit } => match free_slot(session, &node.folder, ahead, limit).await? {
-                Err(name) => return Ok(Turn::NotYet(name)),
-                Ok(slot) => (slot, self.stamp(node, slot).await?),
-            },
+            Mode::Permit { limit } => {
+                let slot = match node.slot {
+                    Some(slot) => slot,
+                    None => match free_slot(&node.session, &node.folder, ahead, limit).await? {
+                        Err(name) => return Ok(Turn::NotYet(name)),
+                        Ok(slot) => slot,
+                    },
+                };
+                node.slot = Some(slot);
+                (slot, self.stamp(node, slot).await?)
+            }
         };
         let Some(zxid) = zxid else { return Ok(Turn::Evicted) };
         let token = match token(zxid) {

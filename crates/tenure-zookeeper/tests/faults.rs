@@ -70,6 +70,28 @@ async fn c029_c034_an_attempt_whose_reply_was_lost_and_that_is_withdrawn_leaves_
     granted(&mut observer.contend(claim(&name))).await;
 }
 
+/// Found by `tenure verify`: a withdrawal was given up for good because its connection had fallen silent, and its key
+/// stayed taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c078_whatever_a_silent_connection_fails_with_is_worth_another_try() {
+    let (proxy, zookeeper) = behind_a_proxy().await;
+    let name = name("k");
+    granted(&mut zookeeper.contend(claim(&name))).await;
+    proxy.swallow(Side::Replies, true);
+    // Some of them are under way when the client library gives the connection up.
+    let asking = (0..60_u32).map(|n| {
+        let mut contender = zookeeper.contend(claim(&format!("{name}/{n}")));
+        tokio::spawn(async move {
+            tokio::time::sleep(SESSION * n / 60).await;
+            contender.attempt().await.unwrap_err()
+        })
+    });
+    for asked in futures_util::future::join_all(asking).await {
+        let error = asked.unwrap();
+        assert_eq!((error.kind(), error.retry()), (EngineErrorKind::Unreachable, Retry::Worth), "{error}");
+    }
+}
+
 /// Found by `tenure verify`: a server reads what a connection has sent to its end, also when the session goes on over
 /// another connection, on which nothing was found.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
