@@ -27,7 +27,11 @@ const RUNS: &[Run] = &[
     ),
     ("redlock", &["redlock:", "--own-servers", "3"]),
     ("etcd", &["etcd:", "--own-servers", "3", "--nemesis", "kill,pause,cut,freeze,restart"]),
-    ("zookeeper", &["zookeeper:", "--own-servers", "3", "--nemesis", "kill,pause,cut,freeze,restart"]),
+    ("zookeeper", &["zookeeper:", "--own-servers", "3", "--nemesis", "kill,pause,cut,freeze"]),
+    (
+        "zookeeper-restart",
+        &["zookeeper:", "--own-servers", "3", "--nemesis", "kill,pause,cut,freeze,restart"],
+    ),
     ("postgres", &["postgres:", "--own-servers", "1", "--nemesis", "kill,pause,cut,restart"]),
     ("mysql", &["mysql:", "--own-servers", "1", "--nemesis", "kill,pause,cut,restart"]),
 ];

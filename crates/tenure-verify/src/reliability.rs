@@ -20,6 +20,10 @@ A *violation* is a rule that was broken. An *exposure* is no violation: somebody
 because it was stopped between the check and the act, which no lock can prevent; the fence refused it if it was late.
 *Lost without fence* is how many updates a resource that checks no tokens lost in the same run. All times are those of
 runs under faults: a hand-off may have met one. Minutes say how much a run proves.
+
+ZooKeeper 3.8.0, which Debian has, loses writes that a quorum has agreed upon when servers rejoin it and are killed
+again soon (ZOOKEEPER-4785, mended in 3.8.4; `Facts` caution against it). A run in which servers are restarted shows it:
+a place whose deletion was acknowledged, and seen, is back.
 ";
 
 /// What stands below them.
