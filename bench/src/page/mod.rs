@@ -176,7 +176,7 @@ fn word(value: &Value) -> &str {
 fn head(run: &Value) -> String {
     let machine = &run["machine"];
     let mut text = format!(
-        "# Performance\n\nWritten by `cargo xtask bench --record`, which repeats it in some twelve minutes. The run \
+        "# Performance\n\nWritten by `cargo xtask bench --record`, which repeats it in some ten minutes. The run \
          itself is in\n[performance/run.json](performance/run.json).\n\n**How to read it.** All take turns in short \
          slices on one machine, over the loopback address; a ratio is the\nmedian of the ratios of the rounds. \
          Absolute figures depend on the machine and on what else it does (here:\n{}, {} cores; load {} at the start \
