@@ -2,7 +2,7 @@
 
 use tenure_core::engine::memory::Memory;
 
-use crate::{Hook, Site};
+use crate::Site;
 
 /// An empty [`Memory`] for each trial.
 #[derive(Debug, Default)]
@@ -13,10 +13,6 @@ impl Site for MemorySite {
 
     async fn client(&self) -> Memory {
         self.0.clone()
-    }
-
-    fn can(&self, _hook: Hook) -> Result<(), &'static str> {
-        Ok(())
     }
 
     /// A client that sends nothing any more has vanished: only leases tell.

@@ -16,11 +16,13 @@ pub trait Site: Debug + Send + Sync + Sized + 'static {
     /// Another client of the same storage, as if from another process. Clones of one client are one process.
     fn client(&self) -> impl Future<Output = Self::Engine> + Send;
 
-    /// Whether the site can do this.
+    /// Whether the site can do this; everything, unless it says otherwise.
     ///
     /// # Errors
     /// Why it cannot; printed with each trial that is skipped for it.
-    fn can(&self, hook: Hook) -> Result<(), &'static str>;
+    fn can(&self, _hook: Hook) -> Result<(), &'static str> {
+        Ok(())
+    }
 
     /// Makes a client vanish as if its process had been killed: nothing is withdrawn, and whatever the kernel or the
     /// server notices of a dead process happens. All contenders of the client have been dropped before.

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use tempfile::TempDir;
-use tenure_conformance::{Hook, Site};
+use tenure_conformance::Site;
 use tenure_local::{Local, LocalOptions};
 
 /// A directory of its own for each trial.
@@ -17,13 +17,6 @@ impl Site for LocalSite {
     /// Two instances are strangers to one another, also in one process.
     async fn client(&self) -> Local {
         Local::open(&LocalOptions::at(self.0.path().join("locks"))).expect("a directory of our own")
-    }
-
-    fn can(&self, hook: Hook) -> Result<(), &'static str> {
-        match hook {
-            Hook::Vanish | Hook::Forget => Ok(()),
-            _ => Err("the site does not know how"),
-        }
     }
 
     /// The kernel notices that nobody has the instance any more, as it does when a process ends.

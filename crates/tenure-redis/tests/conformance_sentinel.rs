@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tenure_conformance::{Hook, Site};
+use tenure_conformance::Site;
 use tenure_core::Key;
 use tenure_core::engine::Engine;
 use tenure_redis::{Redis, RedisOptions};
@@ -36,13 +36,6 @@ impl Site for SentinelSite {
             self.clients.lock().expect("nobody panics with it").push(client.clone());
         }
         client
-    }
-
-    fn can(&self, hook: Hook) -> Result<(), &'static str> {
-        match hook {
-            Hook::Vanish | Hook::Forget => Ok(()),
-            _ => Err("the site does not know how"),
-        }
     }
 
     /// A client whose connections have ended: only leases tell.

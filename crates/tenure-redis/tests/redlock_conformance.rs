@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tenure_conformance::{Hook, Site};
+use tenure_conformance::Site;
 use tenure_redis::{Redlock, RedlockOptions};
 use tenure_servers::redis::RedisServer;
 
@@ -41,13 +41,6 @@ impl Site for RedlockSite {
         let url = format!("redlock:{}?allow=young", nodes.join(","));
         let options = RedlockOptions::from_url(&url).expect("a URL of ours");
         Redlock::open(&options).await.expect("servers of ours")
-    }
-
-    fn can(&self, hook: Hook) -> Result<(), &'static str> {
-        match hook {
-            Hook::Vanish | Hook::Forget => Ok(()),
-            _ => Err("the site does not know how"),
-        }
     }
 
     /// A client whose connections have ended: only leases tell.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use tenure_conformance::{Hook, Site};
+use tenure_conformance::Site;
 use tenure_etcd::{Etcd, EtcdOptions, LongerTtl};
 use tenure_servers::ServerError;
 use tenure_servers::etcd::EtcdCluster;
@@ -28,13 +28,6 @@ impl Site for EtcdSite {
         // The suite uses TTLs that are shorter than what etcd grants.
         let options = options.with_root(self.root.clone()).with_longer_ttl(LongerTtl::Allow);
         Etcd::open(&options).await.expect("a cluster of ours")
-    }
-
-    fn can(&self, hook: Hook) -> Result<(), &'static str> {
-        match hook {
-            Hook::Vanish | Hook::Forget => Ok(()),
-            _ => Err("the site does not know how"),
-        }
     }
 
     /// A client whose connections have ended: only leases tell.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tenure_conformance::{Hook, Site};
+use tenure_conformance::Site;
 use tenure_mysql::{Dialect, MySql, MySqlOptions};
 use tenure_servers::mariadb::MariaDbServer;
 use tokio::sync::OnceCell;
@@ -36,13 +36,6 @@ impl Site for MySqlSite {
 
     async fn client(&self) -> MySql {
         MySql::open(&self.options).await.expect("a server of ours")
-    }
-
-    fn can(&self, hook: Hook) -> Result<(), &'static str> {
-        match hook {
-            Hook::Vanish | Hook::Forget => Ok(()),
-            _ => Err("the site does not know how"),
-        }
     }
 
     /// A client whose connections have ended: what it held ends with its leases or its session.

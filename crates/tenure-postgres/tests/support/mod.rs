@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use tenure_conformance::{Hook, Site};
+use tenure_conformance::Site;
 use tenure_core::engine::{Contender, Effect, Engine, EngineError, EngineErrorKind, Retry, Stray};
 use tenure_postgres::{Dialect, Postgres, PostgresOptions, migrate};
 
@@ -123,13 +123,6 @@ impl Site for SchemaSite {
 
     async fn client(&self) -> Postgres {
         Postgres::open(&self.options(self.port)).await.expect("a server of ours")
-    }
-
-    fn can(&self, hook: Hook) -> Result<(), &'static str> {
-        match hook {
-            Hook::Vanish | Hook::Forget => Ok(()),
-            _ => Err("the site does not know how"),
-        }
     }
 
     /// A client whose connections have ended.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use tenure_conformance::{Hook, Site};
+use tenure_conformance::Site;
 use tenure_redis::{Redis, RedisOptions};
 use tenure_servers::redis::RedisServer;
 
@@ -36,13 +36,6 @@ impl Site for SharedSite {
     async fn client(&self) -> Redis {
         let options = RedisOptions::from_url(&self.url).expect("a URL of ours");
         Redis::open(&options).await.expect("a server of ours")
-    }
-
-    fn can(&self, hook: Hook) -> Result<(), &'static str> {
-        match hook {
-            Hook::Vanish | Hook::Forget => Ok(()),
-            _ => Err("the site does not know how"),
-        }
     }
 
     /// A client whose connections have ended: only leases tell.
