@@ -35,6 +35,7 @@ impl MariaDbServer {
         let directory = tempfile::tempdir().map_err(ServerError::step("make a directory"))?;
         copy(&template()?, &directory.path().join("data"))
             .map_err(ServerError::step("copy a data directory"))?;
+        fs::create_dir(directory.path().join("tmp")).map_err(ServerError::step("make a directory"))?;
         let options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();
         let mut tries = 0;
         loop {
@@ -173,6 +174,8 @@ fn spawn(port: u16, directory: &Path, options: &[String]) -> Result<Child, Serve
         path("datadir", "data"),
         path("socket", "m.sock"),
         path("pid-file", "m.pid"),
+        // A server that starts clears the temporary tables of whoever was here before: of all who share the directory.
+        path("tmpdir", "tmp"),
         format!("--port={port}"),
     ]);
     program = program.args([
