@@ -239,12 +239,7 @@ impl Hold {
 
     /// The deadline that comes first, with the cause of the loss if it is reached.
     pub(crate) fn deadline(&self) -> Option<(Moment, LossCause)> {
-        let state = self.state();
-        let until = state.until().map(|until| (until, LossCause::Expired));
-        let max = state.max_until.map(|max| (max, LossCause::MaxHold));
-        let (Some(until), Some(max)) = (until, max) else { return until.or(max) };
-        let now = self.shared.clock.now();
-        Some(if now.until(max.0) < now.until(until.0) { max } else { until })
+        self.state().deadlines().next()
     }
 
     pub(crate) fn set_max_hold(&self, max_hold: Option<Duration>) {
@@ -385,10 +380,16 @@ impl State {
         self.lease.map(Lease::until)
     }
 
+    /// When the hold ends by itself, and why; what comes first is first, also for those who look after both.
+    fn deadlines(&self) -> impl Iterator<Item = (Moment, LossCause)> {
+        let until = self.until().map(|until| (until, LossCause::Expired));
+        let max = self.max_until.map(|max| (max, LossCause::MaxHold));
+        let max_is_first = until.zip(max).is_some_and(|((until, _), (max, _))| !max.until(until).is_zero());
+        let both = if max_is_first { [max, until] } else { [until, max] };
+        both.into_iter().flatten()
+    }
+
     fn overdue(&self, now: Moment) -> Option<LossCause> {
-        if self.until().is_some_and(|until| now.reached(until)) {
-            return Some(LossCause::Expired);
-        }
-        self.max_until.is_some_and(|max| now.reached(max)).then_some(LossCause::MaxHold)
+        self.deadlines().find(|(end, _)| now.reached(*end)).map(|(_, cause)| cause)
     }
 }

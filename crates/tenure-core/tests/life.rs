@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tenure_core::engine::memory::Memory;
-use tenure_core::{Released, Tenure};
+use tenure_core::lease::{Clock, SystemClock};
+use tenure_core::{LossCause, Options, Released, Tenure};
 
 #[tokio::test]
 async fn a_lock_is_held_and_released() {
@@ -52,8 +53,26 @@ async fn work_that_ends_before_the_longest_hold_is_not_cut() {
     let guard = tenure.lock("a").max_hold(Duration::from_millis(80)).acquire().await.unwrap();
     assert_eq!(guard.run(tokio::time::sleep(Duration::from_millis(5))).await, Ok(()));
     let loss = guard.run(std::future::pending::<()>()).await.unwrap_err();
-    assert_eq!(loss.cause, tenure_core::LossCause::MaxHold);
+    assert_eq!(loss.cause, LossCause::MaxHold);
     assert!(matches!(guard.release().await.unwrap(), Released::AlreadyLost(_)));
+}
+
+#[tokio::test]
+async fn who_looks_late_is_told_what_ended_the_hold_first() {
+    let (tenure, keeper) = Tenure::with_own_keeper(Memory::new(), Options::default());
+    // Nobody renews, and nobody notices the first end before the second one.
+    drop(keeper);
+    let lock = tenure.lock("a").ttl(Duration::from_millis(150));
+    let (long, short) = (Duration::from_millis(250), Duration::from_millis(50));
+    for (max_hold, cause) in [(short, LossCause::MaxHold), (long, LossCause::Expired)] {
+        let guard = lock.clone().max_hold(max_hold).wait_for(Duration::from_secs(20)).await.unwrap();
+        let guard = guard.guard().unwrap();
+        let until = SystemClock.now().after(long);
+        while !SystemClock.now().reached(until) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(guard.check().unwrap_err().cause, cause);
+    }
 }
 
 #[tokio::test]
