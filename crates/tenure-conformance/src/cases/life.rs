@@ -191,7 +191,8 @@ async fn the_successor_acts_after_the_last_act_of_its_predecessor_c039<S: Site>(
 
 async fn max_hold_ends_a_hold_whatever_its_owner_does_c015<S: Site>(stage: &Stage<S>) {
     let (one, two) = (stage.tenure().await, stage.tenure().await);
-    let lock = one.lock(stage.name("k")).ttl(Duration::from_millis(600)).max_hold(Duration::from_millis(300));
+    // Long enough that a slow machine does not end the lease first.
+    let lock = one.lock(stage.name("k")).ttl(Duration::from_secs(3)).max_hold(Duration::from_millis(300));
     let guard = lock.acquire().await.unwrap();
     assert_eq!(in_time("the hold ends", guard.lost()).await.cause, LossCause::MaxHold);
     assert!(!guard.is_held());
