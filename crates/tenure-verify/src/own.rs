@@ -18,8 +18,9 @@ const DOWN_AFTER: Duration = Duration::from_secs(1);
 /// Servers of our own.
 #[derive(Debug)]
 pub(crate) enum Own {
-    /// One Redis primary that keeps nothing on disk, or the independent ones of Redlock, which keep everything there.
-    Redis(Vec<RedisServer>, Option<ClockShim>),
+    /// One Redis primary that keeps nothing on disk, or the independent ones of Redlock, which keep everything there;
+    /// and the clock of each, if there is a C compiler.
+    Redis(Vec<RedisServer>, Vec<ClockShim>),
     /// A Redis primary with two replicas and three sentinels. Nothing is kept on a disk.
     Sentinel(SentinelSet),
     /// A Redis cluster of three primaries with a replica each. Nothing is kept on a disk.
@@ -140,7 +141,7 @@ impl Own {
     pub(crate) fn possible(&self) -> Vec<Kind> {
         match self {
             Self::Redis(_, clocks) => {
-                let clock = clocks.iter().map(|_| Kind::Clock);
+                let clock = clocks.first().map(|_| Kind::Clock);
                 [Kind::Freeze, Kind::Flush, Kind::Memory, Kind::Restart].into_iter().chain(clock).collect()
             }
             Self::Sentinel(_) | Self::Cluster(_) => {
@@ -168,7 +169,7 @@ impl Own {
     pub(crate) fn strike(&mut self, kind: Kind, victim: usize, dice: u32) -> Result<(), String> {
         let victim = victim % self.ports().len();
         match (self, kind) {
-            (Self::Redis(_, Some(clocks)), Kind::Clock) => step(clocks, dice)?,
+            (Self::Redis(_, clocks), Kind::Clock) => step(&clocks[victim], dice)?,
             (Self::Redis(servers, _), _) => strike_server(&mut servers[victim], kind)?,
             // Refused while the last one is being finished.
             (Self::Sentinel(set), Kind::Failover) => drop(set.ask_for_another()),
@@ -217,19 +218,24 @@ impl Own {
 }
 
 fn redis(count: u32) -> Result<Own, ServerError> {
-    // Without a C compiler there are no clocks to set, and `clock` is not possible.
-    let clocks = match ClockShim::new() {
-        Err(ServerError::Missing { .. }) => None,
-        clocks => Some(clocks?),
-    };
-    let program = match &clocks {
-        Some(clocks) => clocks.around(RedisServer::program()),
-        None => RedisServer::program(),
-    };
     // Redlock does not count servers that have just started, unless they have everything on their disk.
     let durable: &[&str] = if count == 1 { &[] } else { &["--appendonly", "yes", "--appendfsync", "always"] };
-    let servers = (0..count).map(|_| RedisServer::start_program(program.clone(), durable));
-    Ok(Own::Redis(servers.collect::<Result<_, _>>()?, clocks))
+    let (mut servers, mut clocks) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        let mut program = RedisServer::program();
+        // Independent servers have independent clocks.
+        match ClockShim::new() {
+            Ok(clock) => {
+                program = clock.around(program);
+                clocks.push(clock);
+            }
+            // Without a C compiler there are no clocks to set, and `clock` is not possible.
+            Err(ServerError::Missing { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        servers.push(RedisServer::start_program(program, durable)?);
+    }
+    Ok(Own::Redis(servers, clocks))
 }
 
 fn strike_server(server: &mut RedisServer, kind: Kind) -> Result<(), String> {
@@ -263,9 +269,9 @@ fn say(server: &RedisServer, command: &str) -> Result<(), String> {
     if said.starts_with('-') { Err(format!("our Redis says {}", said.trim())) } else { Ok(()) }
 }
 
-/// Sets clocks forward by up to ten seconds, or back by up to one: then nobody is granted for as long.
-fn step(clocks: &ClockShim, dice: u32) -> Result<(), String> {
+/// Sets a clock forward by up to ten seconds, or back by up to one: then nobody is granted for as long.
+fn step(clock: &ClockShim, dice: u32) -> Result<(), String> {
     let by = Duration::from_millis(u64::from(dice % 10_000));
     let step = if dice.is_multiple_of(2) { Step::Back(by / 10) } else { Step::Forward(by) };
-    clocks.step(step).map_err(|error| error.to_string())
+    clock.step(step).map_err(|error| error.to_string())
 }
