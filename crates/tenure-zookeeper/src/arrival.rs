@@ -1,6 +1,6 @@
 //! How a claim gets into the line, and what the line means for it.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use tenure_core::engine::ledger::LimitDiffers;
 use tenure_core::engine::line::{self, Verdict};
@@ -15,82 +15,10 @@ use crate::turn::Turn;
 use crate::watching::{Ahead, Watching};
 use crate::{Shared, trouble};
 
-/// How often nodes that come late are looked for, at even times within two timeouts of a session.
-const SWEEPS: u32 = 16;
-
 /// How often a folder that vanishes under a new place is made again.
 const TRIES: usize = 8;
 
 impl Place {
-    /// Finds the nodes of the claim: keeps the one of this session, and deletes those of earlier ones.
-    pub(crate) async fn recover(
-        self: &Arc<Self>,
-        shared: &Arc<Shared>,
-        state: &mut State,
-        session: &Arc<Session>,
-    ) -> Result<(), Trouble> {
-        self.find(shared, state, session).await?;
-        state.uncertain = false;
-        if std::mem::replace(&mut state.sweeps, SWEEPS) == 0 {
-            tokio::spawn(Arc::clone(self).sweep(Arc::downgrade(shared)));
-        }
-        Ok(())
-    }
-
-    /// Looks for nodes that come late, for twice as long as the ensemble lets a session be silent after each time that
-    /// there was one to be looked for.
-    async fn sweep(self: Arc<Self>, shared: Weak<Shared>) {
-        loop {
-            let Some(timeout) = shared.upgrade().map(|shared| shared.session_timeout) else { return };
-            tokio::time::sleep(timeout * 2 / SWEEPS).await;
-            let Some(shared) = shared.upgrade() else { return };
-            let mut state = self.locked().await;
-            if let Ok(session) = shared.links.link().await
-                && session.ready().await.is_ok()
-                && self.find(&shared, &mut state, &session).await.is_ok()
-                && state.is_out()
-            {
-                // One that cannot be deleted now is found again.
-                let _ = leave(&mut state).await;
-            }
-            state.sweeps = state.sweeps.saturating_sub(1);
-            if state.sweeps == 0 {
-                return self.tidy(&shared, &mut state);
-            }
-        }
-    }
-
-    /// Keeps the node of this session, if none is known, and deletes all others of the claim.
-    async fn find(&self, shared: &Shared, state: &mut State, session: &Arc<Session>) -> Result<(), Trouble> {
-        let folder = shared.layout.folder(&self.claim.key)?;
-        let failed = |error: Error| trouble::of(&error).with_unknown_effect();
-        let (synced, listed) = (session.client.sync(&folder), session.client.list_children(&folder));
-        session.answer(synced).await.map_err(failed)?;
-        let children = match session.answer(listed).await {
-            Ok(children) => children,
-            Err(Error::NoNode) => Vec::new(),
-            Err(error) => return Err(failed(error)),
-        };
-        let mut line: Vec<_> = children.iter().filter_map(|child| shared.layout.entry(child)).collect();
-        let known = state.node.as_ref().map(|node| node.name.clone());
-        line.retain(|entry| entry.claim == self.claim.id && known.as_ref() != Some(&entry.name));
-        for entry in line {
-            let path = format!("{folder}/{}", entry.name);
-            let Some(stat) = session.answer(session.client.check_stat(&path)).await.map_err(failed)? else {
-                continue;
-            };
-            if stat.ephemeral_owner == session.client.session_id().0 && state.node.is_none() {
-                state.node = Some(Node::new(session, &folder, entry.name, stat.czxid));
-                continue;
-            }
-            match session.answer(session.client.delete(&path, None)).await {
-                Ok(()) | Err(Error::NoNode) => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        Ok(())
-    }
-
     /// Makes the node, and looks at the line in the same round trip.
     pub(crate) async fn join(
         self: &Arc<Self>,

@@ -2,7 +2,8 @@
 //!
 //! A key has a node, its *folder*; each place is an ephemeral sequential child of it. In our own layout the folder of
 //! `orders/42` is `/tenure/orders%2f42`, and a place is `<claim>-<mode>-<sequence>`, so that a list of the children is
-//! all that the rule of the line needs. In the layouts of Curator the key is the path itself, and a place is
+//! all that the rule of the line needs. A child `<claim>-gone-<session>` says that no place of that claim counts any
+//! more. In the layouts of Curator the key is the path itself, and a place is
 //! `_c_<claim as UUID>-lock-<sequence>`, or `__READ__` and `__WRIT__` instead of `lock-`; the contenders of kazoo in
 //! the same folder are respected.
 //!
@@ -17,6 +18,9 @@ use tenure_core::{ClaimId, Key, Mode};
 
 /// The folder of all our lines.
 pub(crate) const ROOT: &str = "/tenure";
+
+/// What stands between the claim and the session in the name of a grave.
+const GRAVE: &str = "-gone-";
 
 /// Whose nodes a line consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -92,6 +96,18 @@ impl Layout {
         }
     }
 
+    /// What a session calls the child that says that no place of a claim counts; none where others would not know.
+    pub(crate) fn grave(self, claim: ClaimId, session: i64) -> Option<String> {
+        (self == Self::Tenure).then(|| format!("{claim}{GRAVE}{session:016x}"))
+    }
+
+    /// Whose grave a child of a folder is, if it is one.
+    fn buried(self, name: &str) -> Option<ClaimId> {
+        let (claim, session) = name.split_once(GRAVE).filter(|_| self == Self::Tenure)?;
+        u64::from_str_radix(session, 16).ok()?;
+        claim.parse().ok()
+    }
+
     /// What a child of a folder is; none when it is no place of this layout.
     pub(crate) fn entry(self, name: &str) -> Option<Entry> {
         let (head, sequence) = split_sequence(name)?;
@@ -120,7 +136,9 @@ impl Layout {
     pub(crate) fn line(self, folder: &str, children: &[String]) -> Result<Vec<Entry>, Trouble> {
         // Folders may lie in folders there.
         let belongs = |child: &String| {
-            self.entry(child).is_some() || self != Self::Tenure && split_sequence(child).is_none()
+            self.entry(child).is_some()
+                || self.buried(child).is_some()
+                || self != Self::Tenure && split_sequence(child).is_none()
         };
         match children.iter().find(|child| !belongs(child)) {
             None => Ok(self.line_among(children)),
@@ -133,6 +151,9 @@ impl Layout {
     /// The same, without a complaint about what does not belong there.
     pub(crate) fn line_among(self, children: &[String]) -> Vec<Entry> {
         let mut line: Vec<_> = children.iter().filter_map(|child| self.entry(child)).collect();
+        for buried in children.iter().filter_map(|child| self.buried(child)) {
+            line.retain(|entry| entry.claim != buried);
+        }
         in_order(&mut line);
         line
     }
@@ -281,6 +302,22 @@ mod tests {
         assert!(Layout::Tenure.line("/f", &[ours.clone(), theirs.clone()]).is_err());
         assert!(Layout::Curator.line("/f", &[ours, theirs.clone()]).is_err());
         assert_eq!(Layout::Curator.line("/f", &[theirs, "sub".to_owned()]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn places_of_a_claim_that_has_a_grave_do_not_count() {
+        let (one, two) = (ClaimId::from_bits(1), ClaimId::from_bits(2));
+        let place = |claim, sequence: &str| Layout::Tenure.prefix(claim, Mode::Exclusive).unwrap() + sequence;
+        for session in [0, 0x0100_2345_6789_0123, i64::MAX, -1] {
+            let grave = Layout::Tenure.grave(one, session).unwrap();
+            assert_eq!(Layout::Tenure.entry(&grave), None, "{grave}");
+            let children =
+                [place(one, "0000000001"), grave, place(two, "0000000002"), place(one, "0000000003")];
+            let line = Layout::Tenure.line("/f", &children).unwrap();
+            assert_eq!(names(&line), [&*children[2]]);
+        }
+        assert_eq!(Layout::Curator.grave(one, 0), None);
+        assert!(Layout::Tenure.line("/f", &[format!("{one}-gone-x")]).is_err());
     }
 
     #[test]

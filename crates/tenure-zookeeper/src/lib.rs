@@ -9,15 +9,16 @@
 //!    session.
 //! 2. What is not written to the ensemble is not needed: a waiter derives its turn from the names of the nodes.
 //!
-//! Where to look: `layout` for what is stored, `place` for what a verb does, `arrival` for how it joins, `turn` for how
-//! it is granted, `watching` for wakes, `session` for connections and what proves a hold, `trouble` for what each error
-//! means.
+//! Where to look: `layout` for what is stored, `place` for what a verb does, `arrival` for how it joins, `late` for
+//! what comes after it was given up, `turn` for how it is granted, `watching` for wakes, `session` for connections and
+//! what proves a hold, `trouble` for what each error means.
 #![forbid(unsafe_code)]
 
 mod arrival;
 mod chain;
 mod contender;
 mod fence;
+mod late;
 mod layout;
 mod operator;
 mod options;

@@ -3,8 +3,7 @@
 //! All verbs run on the engine's thread, and those of one claim one after another. A caller who stops waiting stops
 //! nothing: the verb goes on, and what it found is known to the next one. So there is no attempt that arrives late;
 //! what can be late is a request of it that was not answered, and a place knows that it is
-//! [uncertain](State::uncertain). It may be later than what is asked over the next connection, where a server reads
-//! the last one's to its end: a place is [swept](State::sweeps) for a while then.
+//! [uncertain](State::uncertain). What is then done about it is in `late`.
 //!
 //! # Invariants
 //! 1. A node is ours only in the session that made it. A node of an earlier session is deleted, never adopted.
@@ -54,6 +53,8 @@ pub(crate) struct State {
     has_left: bool,
     /// How often somebody still looks for nodes that come late.
     pub(crate) sweeps: u32,
+    /// What says in the folder that no node of the claim counts.
+    pub(crate) grave: Option<String>,
     /// Another value stands for the claim now.
     retired: bool,
 }
@@ -118,7 +119,7 @@ impl Place {
         }
     }
 
-    fn bury(&self, shared: &Shared, state: &mut State, gone: Gone) {
+    pub(crate) fn bury(&self, shared: &Shared, state: &mut State, gone: Gone) {
         if state.gone.is_none() {
             state.gone = Some(gone);
             shared.places.bury(self.claim.id, self.claim.term().max(shared.session_timeout));
@@ -335,11 +336,14 @@ impl Place {
             state.node = None;
             state.uncertain = true;
         }
-        if state.uncertain {
-            // What an ended session has left goes by itself, but this is sooner.
+        if state.uncertain || state.sweeps > 0 {
             let session = shared.links.link().await?;
             session.ready().await?;
-            self.recover(shared, state, &session).await?;
+            self.dig(shared, state, &session).await?;
+            if state.uncertain {
+                // What an ended session has left goes by itself, but this is sooner.
+                self.recover(shared, state, &session).await?;
+            }
         }
         let Some(node) = &state.node else { return Ok(Withdrawn::Absent) };
         node.session.ready().await?;

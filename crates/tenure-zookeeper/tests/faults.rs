@@ -108,8 +108,39 @@ async fn c029_a_node_that_comes_after_its_withdrawal_is_found_and_removed() {
     let late = raw(server().port()).await;
     let folder = format!("/tenure/{}", name.replace('/', "%2f"));
     let ephemeral = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
-    late.create(&format!("{folder}/{}-x-", wish.id), b"", &ephemeral).await.unwrap();
-    eventually("it is removed", async || places(&observer, &name).await == 1).await;
+    let (_, sequence) = late.create(&format!("{folder}/{}-x-", wish.id), b"", &ephemeral).await.unwrap();
+    // It never counts, though it is there: whoever comes next is behind the holder alone.
+    assert_eq!(places(&observer, &name).await, 1);
+    let mut next = observer.contend(claim(&name));
+    assert_eq!(waits(&mut next).await.ahead, 1);
+    let node = format!("{folder}/{}-x-{sequence}", wish.id);
+    eventually("it is removed", async || late.check_stat(&node).await.unwrap().is_none()).await;
+    assert_eq!(places(&observer, &name).await, 2);
+    assert!(matches!(contender.attempt().await, Ok(Attempt::Gone(Gone::Withdrawn))));
+    eventually("no trace is left of it", async || {
+        late.list_children(&folder).await.unwrap().iter().all(|child| !child.contains(&wish.id.to_string()))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c029_a_claim_whose_withdrawal_has_begun_is_not_granted_any_more() {
+    let (proxy, zookeeper) = behind_a_proxy().await;
+    let (observer, name) = (client().await, name("k"));
+    let wish = claim(&name);
+    granted(&mut observer.contend(claim(&format!("{name}/other")))).await;
+    proxy.next(Side::Replies, names(&wish), Trick::CutBefore);
+    let mut contender = zookeeper.contend(wish);
+    contender.attempt().await.unwrap_err();
+    granted_at_last(&mut contender).await;
+    // It says that none of its nodes counts, and cannot delete the one that it has.
+    proxy.next(Side::Requests, asks(DELETE), Trick::CutBefore);
+    contender.withdraw(Stray::Impossible).await.unwrap_err();
+    granted(&mut observer.contend(claim(&name))).await;
+    assert!(matches!(contender.attempt().await, Ok(Attempt::Gone(Gone::Withdrawn))));
+    assert!(matches!(contender.renew().await, Ok(Renewal::Gone(Gone::Withdrawn))));
+    eventually("it is withdrawn", async || contender.withdraw(Stray::Impossible).await.is_ok()).await;
+    assert_eq!(places(&observer, &name).await, 1);
 }
 
 /// Found by `tenure verify`: a process that was stopped for nearly as long as its session lasts was granted a key, and
