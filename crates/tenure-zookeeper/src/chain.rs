@@ -40,9 +40,15 @@ impl Chain {
         self.timeout / 4
     }
 
-    /// How often something must be asked, so that only trouble makes a silence.
+    /// How often something must be asked, so that trouble of less than a sixth of the timeout makes no silence.
     pub(crate) fn beat(&self) -> Duration {
-        self.timeout / 8
+        self.timeout / 16
+    }
+
+    /// How long to wait now before something must be asked again, when it was last asked then. An answer that took
+    /// long is followed at once, so that it does not become two silences.
+    pub(crate) fn rest(&self, sent: Moment, now: Moment) -> Duration {
+        now.until(sent.after(self.beat()))
     }
 
     /// A request that was sent then is answered now.
@@ -103,6 +109,27 @@ mod tests {
         assert!(!chain.stands(at(1_400)));
         chain.answered(at(1_450), at(1_460));
         assert!(chain.stands(at(1_500)), "a quarter after it was sent");
+    }
+
+    /// Found by `tenure verify`: a hold was lost two seconds after a server had been stopped for half a second.
+    #[test]
+    fn one_answer_that_took_long_is_one_silence_at_most() {
+        for took in (20..2_000).step_by(20) {
+            let chain = chain();
+            let (mut now, mut healed) = (0, 0);
+            for beat in 0..20 {
+                let sent = now;
+                now += if beat == 3 { took } else { 20 };
+                chain.answered(at(sent), at(now));
+                if beat == 3 {
+                    healed = now;
+                }
+                now += u64::try_from(chain.rest(at(sent), at(now)).as_millis()).unwrap();
+                let stands = chain.stands(at(now));
+                assert!(stands || healed > 0 && now < healed + 1_000, "{took} ms: not at {now} ms");
+                assert!(stands || took > 4_000 / 6, "a silence after {took} ms");
+            }
+        }
     }
 
     #[test]

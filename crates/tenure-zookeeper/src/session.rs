@@ -196,10 +196,10 @@ impl Drop for Session {
 async fn beat(client: Client, chain: Arc<Chain>) {
     while !client.state().is_terminated() {
         let sent = SystemClock.now();
-        if let Ok(Ok(())) = tokio::time::timeout(chain.beat() * 4, client.sync("/")).await {
+        if let Ok(Ok(())) = tokio::time::timeout(chain.beat() * 8, client.sync("/")).await {
             chain.answered(sent, SystemClock.now());
         }
-        tokio::time::sleep(chain.beat()).await;
+        tokio::time::sleep(chain.rest(sent, SystemClock.now())).await;
     }
 }
 
