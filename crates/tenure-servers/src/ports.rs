@@ -1,22 +1,56 @@
 //! Free ports of the loopback address.
 
+use std::collections::HashSet;
 use std::net::TcpListener;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use crate::ServerError;
 
-/// So many ports that nobody uses now. Somebody may take one before its server does: then start again with others.
+/// How often a port may be offered that was given out before.
+const TRIES: usize = 1_000;
+
+/// So many ports that nobody uses now, and that this process was never given before. Somebody else may take one before
+/// its server does: then start again with others.
 ///
 /// # Errors
 /// When the machine has none left.
 pub fn free_ports<const N: usize>() -> Result<[u16; N], ServerError> {
-    // All are held until all are known, or one would be given out twice.
+    // A server that starts, or is away to be started again, does not listen, and its port would look free.
+    static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    // All are held until all are known, or one would be offered again.
     let mut held = Vec::with_capacity(N);
     let mut ports = [0; N];
-    for port in &mut ports {
+    let mut known = 0;
+    for _ in 0..N + TRIES {
+        if known == N {
+            break;
+        }
         let listener =
             TcpListener::bind(("127.0.0.1", 0)).map_err(ServerError::step("look for a free port"))?;
-        *port = listener.local_addr().map_err(ServerError::step("look for a free port"))?.port();
+        let port = listener.local_addr().map_err(ServerError::step("look for a free port"))?.port();
         held.push(listener);
+        if given.insert(port) {
+            ports[known] = port;
+            known += 1;
+        }
+    }
+    if known < N {
+        let none = std::io::Error::other("all free ports were given out before");
+        return Err(ServerError::step("look for a free port")(none));
     }
     Ok(ports)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_port_is_given_out_twice() {
+        let mut seen = HashSet::new();
+        for _ in 0..2_000 {
+            assert!(free_ports::<3>().unwrap().into_iter().all(|port| seen.insert(port)));
+        }
+    }
 }
