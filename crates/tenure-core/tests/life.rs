@@ -69,7 +69,7 @@ async fn who_looks_late_is_told_what_ended_the_hold_first() {
         let guard = guard.guard().unwrap();
         let until = SystemClock.now().after(long);
         while !SystemClock.now().reached(until) {
-            std::thread::sleep(Duration::from_millis(10));
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(guard.check().unwrap_err().cause, cause);
     }
