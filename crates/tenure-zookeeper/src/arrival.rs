@@ -40,8 +40,7 @@ impl Place {
                     state.node = Some(Node::new(session, &folder, name, stat.czxid));
                     state.uncertain = false;
                     let looked = session.answer(listed).await;
-                    let (children, parent) =
-                        looked.map_err(|error| trouble::of(&error).with_unknown_effect())?;
+                    let (children, parent) = looked.map_err(trouble::in_doubt)?;
                     // Nothing has come or gone since: whoever was before us left before our token was made.
                     let is_newest = parent.pzxid == stat.czxid;
                     return self.judge(shared, state, &children, is_newest).await;

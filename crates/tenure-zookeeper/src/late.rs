@@ -18,16 +18,13 @@ use std::sync::{Arc, Weak};
 use tenure_core::engine::{Gone, Trouble};
 use zookeeper_client::{CreateMode, Error};
 
+use crate::Shared;
 use crate::place::{Node, Place, State, leave};
 use crate::session::Session;
-use crate::{Shared, trouble};
+use crate::trouble::in_doubt;
 
 /// How often nodes that come late are looked for, at even times within two timeouts of a session.
 const SWEEPS: u32 = 16;
-
-fn failed(error: Error) -> Trouble {
-    trouble::of(&error).with_unknown_effect()
-}
 
 impl Place {
     /// Finds the nodes of the claim: keeps the one of this session, and deletes those of earlier ones.
@@ -74,7 +71,7 @@ impl Place {
                 state.grave = Some(path);
                 Ok(())
             }
-            Err(error) => Err(failed(error)),
+            Err(error) => Err(in_doubt(error)),
         }
     }
 
@@ -99,10 +96,7 @@ impl Place {
         let session = shared.links.link().await?;
         session.ready().await?;
         if let Some(grave) = state.grave.take_if(|_| state.sweeps == 0) {
-            match session.answer(session.client.delete(&grave, None)).await {
-                Ok(()) | Err(Error::NoNode) => {}
-                Err(error) => return Err(failed(error)),
-            }
+            remove(&session, &grave).await?;
         }
         self.find(shared, state, &session).await?;
         if state.is_out() {
@@ -115,29 +109,34 @@ impl Place {
     async fn find(&self, shared: &Shared, state: &mut State, session: &Arc<Session>) -> Result<(), Trouble> {
         let folder = shared.layout.folder(&self.claim.key)?;
         let (synced, listed) = (session.client.sync(&folder), session.client.list_children(&folder));
-        session.answer(synced).await.map_err(failed)?;
+        session.answer(synced).await.map_err(in_doubt)?;
         let children = match session.answer(listed).await {
             Ok(children) => children,
             Err(Error::NoNode) => Vec::new(),
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(in_doubt(error)),
         };
         let mut nodes: Vec<_> = children.iter().filter_map(|child| shared.layout.entry(child)).collect();
         let known = state.node.as_ref().map(|node| node.name.clone());
         nodes.retain(|entry| entry.claim == self.claim.id && known.as_ref() != Some(&entry.name));
         for entry in nodes {
             let path = format!("{folder}/{}", entry.name);
-            let Some(stat) = session.answer(session.client.check_stat(&path)).await.map_err(failed)? else {
+            let Some(stat) = session.answer(session.client.check_stat(&path)).await.map_err(in_doubt)? else {
                 continue;
             };
             if stat.ephemeral_owner == session.client.session_id().0 && state.node.is_none() {
                 state.node = Some(Node::new(session, &folder, entry.name, stat.czxid));
                 continue;
             }
-            match session.answer(session.client.delete(&path, None)).await {
-                Ok(()) | Err(Error::NoNode) => {}
-                Err(error) => return Err(failed(error)),
-            }
+            remove(session, &path).await?;
         }
         Ok(())
+    }
+}
+
+/// Deletes a node, if it is still there.
+async fn remove(session: &Session, path: &str) -> Result<(), Trouble> {
+    match session.answer(session.client.delete(path, None)).await {
+        Ok(()) | Err(Error::NoNode) => Ok(()),
+        Err(error) => Err(in_doubt(error)),
     }
 }

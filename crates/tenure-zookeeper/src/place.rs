@@ -413,7 +413,7 @@ pub(crate) async fn leave(state: &mut State) -> Result<bool, Trouble> {
             return Ok(was_there);
         }
         Err(error) => {
-            let trouble = trouble::of(&error).with_unknown_effect();
+            let trouble = trouble::in_doubt(error);
             node.leaves = true;
             return Err(trouble);
         }

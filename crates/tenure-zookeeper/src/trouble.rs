@@ -8,6 +8,11 @@ pub(crate) fn ends_the_session(error: &Error) -> bool {
     matches!(error, Error::SessionExpired | Error::ClientClosed | Error::AuthFailed)
 }
 
+/// What went wrong where something else may have been done already, whatever became of this request.
+pub(crate) fn in_doubt(error: Error) -> Trouble {
+    of(&error).with_unknown_effect()
+}
+
 /// What went wrong with one request that may have been sent.
 pub(crate) fn of(error: &Error) -> Trouble {
     match error {

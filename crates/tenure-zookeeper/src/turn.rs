@@ -72,7 +72,7 @@ impl Place {
         match node.session.answer(node.session.client.set_data(&node.path, &data, None)).await {
             Ok(Stat { mzxid, .. }) => Ok(Some(mzxid)),
             Err(Error::NoNode) => Ok(None),
-            Err(error) => Err(trouble::of(&error).with_unknown_effect()),
+            Err(error) => Err(trouble::in_doubt(error)),
         }
     }
 
@@ -152,14 +152,13 @@ async fn free_slot(
     ahead: &[Entry],
     limit: NonZeroU32,
 ) -> Result<Result<u32, String>, Trouble> {
-    let failed = |error: Error| trouble::of(&error).with_unknown_effect();
     let mut taken = Vec::with_capacity(ahead.len());
     if !ahead.is_empty() {
         let mut reader = session.client.new_multi_reader();
         for entry in ahead {
-            reader.add_get_data(&format!("{folder}/{}", entry.name)).map_err(failed)?;
+            reader.add_get_data(&format!("{folder}/{}", entry.name)).map_err(trouble::in_doubt)?;
         }
-        let answers = session.answer(reader.commit()).await.map_err(failed)?;
+        let answers = session.answer(reader.commit()).await.map_err(trouble::in_doubt)?;
         for (entry, answer) in ahead.iter().zip(answers) {
             // One that cannot be read has just left.
             let MultiReadResult::Data { data, .. } = answer else { continue };
