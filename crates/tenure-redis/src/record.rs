@@ -18,8 +18,12 @@ pub(crate) fn read(fields: &[(&str, &str)]) -> Option<Ledger<Tag>> {
     if fields.is_empty() {
         return Some(ledger);
     }
-    let (_kept, token) = field("tenure")?.strip_prefix("1 ")?.split_once(' ')?;
+    let (head, first) = split_head(field("tenure")?)?;
+    let (_kept, token) = head.strip_prefix("1 ")?.split_once(' ')?;
     ledger.last_token = token.parse().ok()?;
+    if let Some((claim, text)) = first {
+        ledger.places.push(place(claim.parse().ok()?, text)?);
+    }
     for (name, value) in fields.iter().filter(|(name, _)| name.len() == 32) {
         if let Some(grave) = value.strip_prefix("gone ") {
             let (expires, why) = grave.split_once(' ')?;
@@ -42,6 +46,16 @@ pub(crate) fn read(fields: &[(&str, &str)]) -> Option<Ledger<Tag>> {
         ledger.places.push(place(claim.parse().ok()?, field(claim)?)?);
     }
     Some(ledger)
+}
+
+/// What is said of the line as a whole, and behind it the first place: its claim, and what it says.
+fn split_head(text: &str) -> Option<(&str, Option<(&str, &str)>)> {
+    let (head, first) = text.split_at_checked(32)?;
+    match first.get(1..) {
+        // After a plus without a place there are only tombstones.
+        None | Some("") => Some((head, None)),
+        Some(first) => Some((head, Some(first.split_once(' ')?))),
+    }
 }
 
 /// `<state> <ends> <token> <spare> <slot> <since> <mode> <limit> <term> <asked> <floor> <channel> <card>`.

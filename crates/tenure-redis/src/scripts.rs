@@ -111,7 +111,7 @@ mod tests {
         for script in Script::ALL {
             for voice in [Voice::Plain, Voice::Sharded] {
                 let source = script.source(voice);
-                for name in ["keep", "index_in", "bury", "promote", "commit"] {
+                for name in ["keep", "index_in", "limit_in_force", "bury", "promote", "commit"] {
                     let Some(called) = source.find(&format!("{name}(")) else { continue };
                     let defined = source.find(&format!("local function {name}("));
                     assert!(

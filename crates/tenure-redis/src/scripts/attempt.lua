@@ -1,80 +1,81 @@
 -- ARGV: claim, wish, term, spare tokens, floor, join or leave. A wish is what the place will say of it:
 -- "<mode> <limit> <term> <asked> <floor> <connection> <card>".
-local wish, term = ARGV[2], tonumber(ARGV[3])
-local mode = string.sub(wish, 1, 1)
-
-if not line then
+local kept, last
+if not head then
+  if redis.call('EXISTS', key) == 0 then kept, last = 0, 0 end
+elseif #head == 32 and string.sub(head, 1, 2) == '1 ' then
+  kept, last = tonumber(string.sub(head, 3, 15)), tonumber(string.sub(head, 17))
+end
+if kept and last then
   -- Nobody is in the line and nobody was buried: the common case, in as few calls and conversions as can be.
-  local token = head and tonumber(string.sub(head, 17)) or 0
-  local first, spare = math.max(math.max(token, tonumber(ARGV[5])) + 1, now), 0
-  if ARGV[4] ~= '0' then
-    spare = tonumber(ARGV[4])
-    if first + spare <= MAX then spare = math.min(spare, math.max(0, now + AHEAD - first)) end
-  end
-  if first + spare <= MAX then
-    local ends, kept = now + term, head and string.sub(head, 3, 15)
+  local first, floor, spare, ends = now, tonumber(ARGV[5]), tonumber(ARGV[4]), now + ARGV[3]
+  if last >= first then first = last + 1 end
+  if floor >= first then first = floor + 1 end
+  if first + spare <= MAX and (spare == 0 or first + spare <= now + AHEAD) then
     local needed = math.floor(ends / 1000) + KEPT
-    local expire = not kept or tonumber(kept) < needed
-    if expire then kept = string.format('%013d', needed + KEPT) end
-    local limit = mode == 'p' and string.match(wish, '^p (%d+)') or '0'
-    redis.call('HSET', key, 'tenure', string.format('1 %s %d', kept, first + spare), 'line',
-      string.format('0 %d 1 %s\n%s\n%s', ends, limit, mode, me), me,
-      string.format('holds %d %d %d 0 %d %s', ends, first, spare, now, wish))
-    if expire then redis.call('PEXPIREAT', key, kept) end
-    return string.format('%s granted %d %d 0', me, first, spare)
+    local expire = kept < needed
+    local since = string.format('%016d', now)
+    local token = first == now and since or string.format('%016d', first)
+    last = spare == 0 and token or string.format('%016d', first + spare)
+    redis.call('HSET', key, 'tenure',
+      (expire and string.format('1 %013d ', needed + KEPT) or string.sub(head, 1, 16)) .. last .. ' ' .. me .. ' holds '
+        .. string.format('%016d', ends) .. ' ' .. token .. ' ' .. ARGV[4] .. ' 0 ' .. since .. ' ' .. ARGV[2])
+    if expire then redis.call('PEXPIREAT', key, string.format('%d', needed + KEPT)) end
+    return me .. ' granted ' .. token .. ' ' .. ARGV[4] .. ' 0'
   end
 end
 
 -- helpers --
 
--- In how many microseconds the next deadline before me comes. Far back in a long line, that of the first is near enough
--- for a hint.
-local function deadline_before(index, claims, texts)
-  if index == 1 then return 'none' end
-  local ahead, soon = {}, MAX
-  for i = 1, math.min(index - 1, 6) do ahead[i] = string.sub(claims, i * 32 - 31, i * 32) end
-  local found = redis.call('HMGET', key, unpack(ahead))
-  for i, claim in ipairs(ahead) do
-    local text = texts[claim] or found[i] or error('FOREIGN damaged hash')
-    soon = math.min(soon, tonumber(string.match(text, '^%a+ (%d+)')))
-  end
-  return string.format('%d', soon - now)
-end
+local wish, term = ARGV[2], tonumber(ARGV[3])
+local mode = string.sub(wish, 1, 1)
 
-if head and line and ARGV[6] == 'join' then
-  -- I go on waiting, or join behind others who exclude me, and nothing else is due.
-  local next, at = string.match(line, '^%d+ (%d+) %d+ %d+\n()')
-  local gap = at and string.find(line, '\n', at, true)
-  local kept, token = string.match(head, '^1 (%d+) (%d+)$')
-  local ends, waits, text = now + WINDOW, got[3] and string.match(got[3], '^waits %d+ (.*)$'), nil
-  if gap and kept and now < tonumber(next) and math.floor(ends / 1000) + KEPT <= tonumber(kept) then
-    if waits then
+if ARGV[6] == 'join' and head and #head > 66 and string.sub(head, 1, 2) == '1 ' and string.byte(head, 67) ~= 119 then
+  -- I join behind others who exclude me, or go on waiting, and nothing else is due. (119 is the w of "waits".)
+  local ends = tonumber(string.match(head, '^%a+ (%d+)', 67))
+  local lapse, kept = now + WINDOW, tonumber(string.sub(head, 3, 15))
+  local alone, first = string.byte(head, 33) == 32, string.sub(head, 34, 65)
+  if not ends or not kept or first == me or math.floor(lapse / 1000) + KEPT > kept then
+    -- Not so easy.
+  elseif alone and mode == 'x' and now < ends then
+    redis.call('HSET', key, 'tenure', string.sub(head, 1, 32) .. '+' .. string.sub(head, 34),
+      'line', string.format('0 %016d 1\nx\n%s', math.min(ends, lapse), me),
+      me, string.format('waits %d 0 0 0 %d %s', lapse, now, wish))
+    return string.format('%s waiting 1 %d %s', me, ends - now, string.sub(head, 17, 32))
+  elseif not alone then
+    local got = redis.call('HMGET', key, 'line', me)
+    local line, text = got[1], got[2]
+    local graves, next, granted, at = string.match(line or '', '^(%d+) (%d+) (%d+)\n()')
+    local gap = at and string.find(line, '\n', at, true)
+    local waits = text and string.match(text, '^waits %d+ (.*)$')
+    local ahead
+    if not gap or now >= tonumber(next) then
+      -- Not so easy.
+    elseif waits then
       -- Keep the place alive, and let the grant come where I listen now.
-      text = string.format('waits %d %s%s', ends, string.sub(waits, 1, -34), string.sub(wish, -33))
-    elseif not got[3] and mode == 'x' and gap > at then
-      text = string.format('waits %d 0 0 0 %d %s', ends, now, wish)
+      ahead = index_in(string.sub(line, gap + 1), me)
+      text = string.format('waits %d %s%s', lapse, string.sub(waits, 1, -34), string.sub(wish, -33))
+      if tonumber(next) <= lapse then
+        keep(me, text)
+      else
+        keep('line', string.format('%s %016d %s\n', graves, lapse, granted) .. string.sub(line, at), me, text)
+      end
+    elseif not text and mode == 'x' then
+      ahead = gap - at + 1
+      redis.call('HSET', key,
+        'line', string.format('%s %016d %s\n', graves, math.min(tonumber(next), lapse), granted)
+          .. string.sub(line, at, gap - 1) .. 'x' .. string.sub(line, gap) .. me,
+        me, string.format('waits %d 0 0 0 %d %s', lapse, now, wish))
     end
-  end
-  if text then
-    local claims = string.sub(line, gap + 1)
-    local index = waits and index_in(claims, me) or gap - at + 1
-    local look_in = deadline_before(index, claims, {})
-    if waits and tonumber(next) <= ends then
-      keep(me, text)
-    else
-      local modes = string.sub(line, at, gap - 1)
-      if not waits then modes, claims = modes .. 'x', claims .. me end
-      local graves, rest = string.match(line, '^(%d+) %d+ (%d+ %d+\n)')
-      line = graves .. string.format(' %016d ', math.min(tonumber(next), ends)) .. rest .. modes .. '\n' .. claims
-      if waits then keep('line', line, me, text) else redis.call('HSET', key, 'line', line, me, text) end
+    if ahead then
+      return string.format('%s waiting %d %d %s', me, ahead, ends - now, string.sub(head, 17, 32))
     end
-    return me .. string.format(' waiting %d %s %s', index - 1, look_in, token)
   end
 end
 
 -- rules --
 
-local joined, refused, agreed = false, nil, limit
+local joined, refused = false, nil
 bury()
 local answer
 if texts[me] and string.sub(texts[me], 1, 4) == 'gone' then
@@ -83,12 +84,8 @@ if texts[me] and string.sub(texts[me], 1, 4) == 'gone' then
 else
   if not texts[me] then
     if mode == 'p' then
-      local wanted = tonumber(string.match(wish, '^p (%d+)'))
-      if string.find(modes, 'p', 1, true) then
-        if limit ~= wanted then refused = 'limit ' .. num(limit) end
-      else
-        limit = wanted
-      end
+      local limit = limit_in_force()
+      if limit and limit ~= tonumber(string.match(wish, '^p (%d+)')) then refused = 'limit ' .. num(limit) end
     end
     if not refused then
       joined = true
@@ -106,10 +103,12 @@ else
       answer = 'granted ' .. place.firsts .. ' ' .. place.spare .. ' ' .. place.slot
     else
       local index = index_in(claims, me)
-      answer = num(index - 1) .. ' ' .. deadline_before(index, claims, texts) .. ' ' .. num(token)
+      -- A hint: whoever is ahead, the first one's end is when the line may move.
+      local look_in = index == 1 and 'none' or num(ends_of(text_of(claim_at(1))) - now)
+      answer = num(index - 1) .. ' ' .. look_in .. ' ' .. num(token)
       if joined and ARGV[6] == 'leave' then
         cut(index)
-        texts[me], limit = nil, agreed
+        texts[me] = nil
         answer = 'busy ' .. answer
       else
         -- Keep the place alive, and let the grant come where I listen now.

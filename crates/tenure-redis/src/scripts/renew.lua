@@ -2,23 +2,26 @@
 
 -- helpers --
 
-if head and line and got[3] then
+if head and #head > 66 and string.sub(head, 1, 2) == '1 ' then
   -- I hold or am offered the key, and nothing else is due: the common case, in as few calls as can be.
-  local ends, kept = now + tonumber(ARGV[2]), tonumber(string.match(head, '^1 (%d+) %d+$') or 0)
-  local state, until_now, rest = string.match(got[3], '^(%a+) (%d+) (.*)$')
-  if (state == 'holds' or state == 'offered') and math.floor(ends / 1000) + KEPT <= kept then
-    local ends_text = string.format('%d', ends)
-    local text = 'holds ' .. ends_text .. ' ' .. rest
-    local next = tonumber(string.match(line, '^%d+ (%d+)') or 0)
-    if now < next and next <= ends then
-      keep(me, text)
-      return me .. ' renewed'
-    end
-    local limit, mode, only = string.match(line, '^0 %d+ 1 (%d+)\n(%a)\n(%x+)$')
-    if only == me and now < tonumber(until_now) then
-      keep('line', '0 ' .. string.format('%016d', ends) .. ' 1 ' .. limit .. '\n' .. mode .. '\n' .. me, me, text)
-      return me .. ' renewed'
-    end
+  local ends, kept = now + tonumber(ARGV[2]), tonumber(string.sub(head, 3, 15))
+  local next, text = 0, nil
+  local first = string.sub(head, 34, 65) == me
+  if first and string.byte(head, 33) == 32 then
+    next, text = MAX, string.sub(head, 67)
+  elseif first then
+    next, text = string.match(redis.call('HGET', key, 'line') or '', '^%d+ (%d+) '), string.sub(head, 67)
+  else
+    local got = redis.call('HMGET', key, 'line', me)
+    next, text = string.match(got[1] or '', '^%d+ (%d+) '), got[2]
+  end
+  next = tonumber(next or 0)
+  local state, until_now, rest = string.match(text or '', '^(%a+) (%d+)( .*)$')
+  if (state == 'holds' or state == 'offered') and now < tonumber(until_now) and now < next
+    and (next == MAX or next <= ends) and kept and math.floor(ends / 1000) + KEPT <= kept then
+    text = string.format('holds %016d', ends) .. rest
+    if first then keep('tenure', string.sub(head, 1, 66) .. text) else keep(me, text) end
+    return me .. ' renewed'
   end
 end
 

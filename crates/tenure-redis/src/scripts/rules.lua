@@ -1,27 +1,45 @@
 -- The bookkeeping of a line that has more than one easy case: a mirror of the pure ledger, rule by rule.
 local function num(n) return string.format('%d', n) end
 
--- `tenure` is "1 <kept until> <last token>".
 local kept, token = 0, 0
-if head then
-  local a, b = string.match(head, '^1 (%d+) (%d+)$')
-  if not a then return me .. ' foreign damaged hash' end
-  kept, token = tonumber(a), tonumber(b)
-end
+local next, granted, graves, modes, claims = MAX, 0, 0, '', ''
+local line, was_first -- As they are stored.
+local texts = {} -- What claims say, as far as it is known.
 
--- `line` is "<graves> <next> <granted> <limit>\n<modes>\n<claims>"; `next` is never later than any deadline.
-local next, granted, graves, limit, modes, claims = MAX, 0, 0, 0, '', ''
-if line then
-  local a, b, c, d, at = string.match(line, '^(%d+) (%d+) (%d+) (%d+)\n()')
-  local gap = at and string.find(line, '\n', at, true)
-  if not gap then return me .. ' foreign damaged hash' end
-  graves, next, granted, limit = tonumber(a), tonumber(b), tonumber(c), tonumber(d)
-  modes, claims = string.sub(line, at, gap - 1), string.sub(line, gap + 1)
-  if #claims ~= 32 * #modes then return me .. ' foreign damaged hash' end
+if not head then
+  if redis.call('EXISTS', key) == 1 then return me .. ' foreign hash' end
+elseif type(head) == 'table' then
+  if not string.find(head.err, 'WRONGTYPE', 1, true) then return head end
+  return me .. ' foreign ' .. redis.call('TYPE', key).ok
+elseif string.sub(head, 1, 2) ~= '1 ' then
+  return me .. ' foreign hash of another version'
+else
+  local a, b, more, claim, text = string.match(head, '^1 (%d+) (%d+)([ +]?)(%x*) ?(.*)$')
+  if not a or #claim % 32 > 0 or (#claim == 0) ~= (#text == 0) or more == ' ' and #claim == 0 then
+    return me .. ' foreign damaged hash'
+  end
+  kept, token = tonumber(a), tonumber(b)
+  if #claim > 0 then
+    was_first, texts[claim], claims = claim, text, claim
+    modes = string.match(text, '^%a+ %d+ %d+ %d+ %d+ %d+ (%a) ')
+    if not modes then return me .. ' foreign damaged hash' end
+  end
+  if more == ' ' then
+    next = tonumber(string.match(text, '^%a+ (%d+)'))
+    granted = string.sub(text, 1, 5) == 'waits' and 0 or 1
+  elseif more == '+' then
+    -- "<graves> <next> <granted>\n<modes>\n<claims>", without the first place; `next` is never later than any deadline.
+    local got = redis.call('HMGET', key, 'line', me)
+    line = got[1] or ''
+    local c, d, e, at = string.match(line, '^(%d+) (%d+) (%d+)\n()')
+    local gap = at and string.find(line, '\n', at, true)
+    if not gap or #line - gap ~= 32 * (gap - at) then return me .. ' foreign damaged hash' end
+    graves, next, granted = tonumber(c), tonumber(d), tonumber(e)
+    modes, claims = modes .. string.sub(line, at, gap - 1), claims .. string.sub(line, gap + 1)
+    if me ~= was_first then texts[me] = got[2] or nil end
+  end
 end
-local was, had = line, token
-local texts = { [me] = got[3] or nil } -- The fields of claims, as far as they are known.
-local sets, dels, told, latest = {}, {}, {}, 0
+local dirty, dels, told, latest = {}, {}, {}, 0
 
 -- The next token by the hybrid rule, above `floor`, with at most `spare` behind it; none at the end of the range.
 local function fresh(floor, spare)
@@ -33,8 +51,7 @@ local function fresh(floor, spare)
 end
 
 local function set(claim, text, ends)
-  texts[claim] = text
-  sets[#sets + 1], sets[#sets + 2] = claim, text
+  texts[claim], dirty[#dirty + 1] = text, claim
   next, latest = math.min(next, ends), math.max(latest, ends)
 end
 
@@ -56,8 +73,8 @@ local function place_of(text)
 end
 
 local function put(claim, place, ends)
-  set(claim, place.state .. ' ' .. num(ends) .. ' ' .. place.firsts .. ' ' .. place.spare .. ' ' .. place.slot .. ' '
-    .. place.rest, ends)
+  set(claim, string.format('%s %016d %s %s %s %s', place.state, ends, place.firsts, place.spare, place.slot, place.rest),
+    ends)
 end
 
 local function claim_at(index) return string.sub(claims, index * 32 - 31, index * 32) end
@@ -72,6 +89,7 @@ end
 local function bury()
   if now < next then return end
   local all, dead = redis.call('HGETALL', key), {}
+  if was_first then all[#all + 1], all[#all + 2] = was_first, texts[was_first] end
   next, graves = MAX, 0
   for i = 1, #all, 2 do
     local claim, text = all[i], all[i + 1]
@@ -97,13 +115,19 @@ local function bury()
   modes, claims, granted = table.concat(kept_modes), table.concat(kept_claims), kept_granted
 end
 
+-- What the permits of the line have agreed on; none when there are none.
+local function limit_in_force()
+  local index = string.find(modes, 'p', 1, true)
+  return index and tonumber(string.match(text_of(claim_at(index)), ' p (%d+) %d+ %d+ %d+ %x+ %x+$'))
+end
+
 -- How many places at the head of the line fit together.
 local function prefix()
   local head = string.sub(modes, 1, 1)
   if head == '' then return 0 end
   if head == 'x' then return 1 end
   local run = (string.find(modes, '[^' .. head .. ']') or #modes + 1) - 1
-  if head == 'p' then run = math.min(run, limit) end
+  if head == 'p' then run = math.min(run, limit_in_force()) end
   return run
 end
 
@@ -187,28 +211,43 @@ end
 -- Writes what has changed and tells whom it concerns. `must`: also when the server is at its memory limit. Even when
 -- nothing has changed something is written, which proves that this server takes writes at all.
 local function commit(must)
-  if #modes > 0 or graves > 0 then
-    line = num(graves) .. ' ' .. string.format('%016d', next) .. ' ' .. num(granted) .. ' ' .. num(limit) .. '\n'
-      .. modes .. '\n' .. claims
-    if line ~= was then sets[#sets + 1], sets[#sets + 2] = 'line', line end
-  elseif was then
-    dels[#dels + 1] = 'line'
+  local first, sets, gone_from = claim_at(1), {}, {}
+  local behind = #modes > 1 or graves > 0
+  if #dirty > 0 and math.floor(latest / 1000) + KEPT > kept then
+    kept = math.floor(latest / 1000) + 2 * KEPT
+    sets.expire = kept
   end
-  local needed = math.floor(latest / 1000) + KEPT
-  local expire = #sets > 0 and kept < needed
-  if expire then kept = needed + KEPT end
-  if expire or token ~= had then
-    sets[#sets + 1], sets[#sets + 2] = 'tenure', '1 ' .. num(kept) .. ' ' .. num(token)
+  local new = string.format('1 %013d %016d', kept, token)
+  if #modes > 0 then
+    new = new .. (behind and '+' or ' ') .. first .. ' ' .. text_of(first)
+  elseif behind then
+    new = new .. '+'
   end
-  if must and #dels == 0 and #sets == 0 then dels[1] = '-' end
-  for from = 1, #dels, 1000 do
-    redis.call('HDEL', key, unpack(dels, from, math.min(from + 999, #dels)))
+  if new ~= (head or '') and (head or #dirty > 0) then sets[1], sets[2] = 'tenure', new end
+  for _, claim in ipairs(dirty) do
+    if claim ~= first and texts[claim] then sets[#sets + 1], sets[#sets + 2] = claim, texts[claim] end
+  end
+  -- The first place is written behind the head; who comes to be the first had a field until now.
+  if first ~= was_first and first ~= '' then dels[#dels + 1] = first end
+  for _, claim in ipairs(dels) do
+    if claim ~= was_first then gone_from[#gone_from + 1] = claim end
+  end
+  if behind then
+    new = num(graves) .. ' ' .. string.format('%016d', next) .. ' ' .. num(granted) .. '\n' .. string.sub(modes, 2)
+      .. '\n' .. string.sub(claims, 33)
+    if line ~= new then sets[#sets + 1], sets[#sets + 2] = 'line', new end
+  elseif line then
+    gone_from[#gone_from + 1] = 'line'
+  end
+  if must and #gone_from == 0 and #sets == 0 then gone_from[1] = '-' end
+  for from = 1, #gone_from, 1000 do
+    redis.call('HDEL', key, unpack(gone_from, from, math.min(from + 999, #gone_from)))
   end
   for from = 1, #sets, 1000 do
     local to = math.min(from + 999, #sets)
     if must then keep(unpack(sets, from, to)) else redis.call('HSET', key, unpack(sets, from, to)) end
   end
-  if expire then redis.call('PEXPIREAT', key, num(kept)) end
+  if sets.expire then redis.call('PEXPIREAT', key, num(kept)) end
   for _, one in ipairs(told) do
     redis.pcall('PUBLISH', 'tenure:to:' .. one[1], one[2])
   end

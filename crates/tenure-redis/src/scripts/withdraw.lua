@@ -1,34 +1,42 @@
 -- ARGV: claim, term, possible or impossible (an attempt may still arrive).
 
-if line and got[3] and ARGV[3] == 'impossible' and string.sub(line, -32) == me
-  and string.byte(line, -33) == 10
-  and string.sub(line, 1, 2) == '0 ' and now < tonumber(string.sub(line, 3, 18)) then
-  -- Only I am in the line, and nobody is buried: the common case, in as few calls as can be.
-  redis.call('HDEL', key, 'line', me)
-  return me .. (string.sub(got[3], 1, 5) == 'waits' and ' waited' or ' held')
-end
-
-if head and line and got[3] and ARGV[3] == 'impossible' then
-  -- I hold, another waits behind me, both exclusively, and nothing else is due: the key goes to the next one.
-  local next, limit, at = string.match(line, '^0 (%d+) 1 (%d+)\nx()x')
-  local gap = at and string.find(line, '\n', at, true)
-  local kept, token = string.match(head, '^1 (%d+) (%d+)$')
-  if gap and kept and now < tonumber(next) and string.sub(line, gap + 1, gap + 32) == me then
-    local heir = string.sub(line, gap + 33, gap + 64)
-    local wish, asked, floor, channel = string.match(redis.call('HGET', key, heir) or '',
-      '^waits %d+ 0 0 0 %d+ (x 0 %d+ (%d+) (%d+) (%x+) %x+)$')
-    local first = wish and math.max(math.max(tonumber(token), tonumber(floor)) + 1, now)
-    local ends = now + WINDOW
-    if wish and first <= MAX and math.floor(ends / 1000) + KEPT <= tonumber(kept) then
-      local spare = math.min(tonumber(asked), math.max(0, math.min(now + AHEAD, MAX) - first))
-      local grant = string.format('%d %d 0', first, spare)
-      redis.call('HDEL', key, me)
-      redis.call('HSET', key, 'tenure', string.format('1 %s %d', kept, first + spare),
-        'line', string.format('0 %016d 1 %s\n', math.min(tonumber(next), ends), limit)
-          .. string.sub(line, at, gap) .. string.sub(line, gap + 33),
-        heir, string.format('offered %d %s %d %s', ends, grant, now, wish))
-      redis.pcall('PUBLISH', 'tenure:to:' .. channel, heir .. ' ' .. grant)
-      return me .. ' held'
+if head and #head > 66 and ARGV[3] == 'impossible' and string.sub(head, 34, 65) == me
+  and string.sub(head, 1, 2) == '1 ' then
+  -- I am the first in the line. Behind "holds" or "offered", of which 104 is the h, is my deadline.
+  local at = string.byte(head, 67) == 104 and 73 or 75
+  local ends = tonumber(string.sub(head, at, at + 15))
+  if not ends or now >= ends then
+    -- Not so easy.
+  elseif string.byte(head, 33) == 32 then
+    -- Only I am in the line, and nobody is buried: the common case, in as few calls as can be.
+    if type(redis.pcall('HSET', key, 'tenure', string.sub(head, 1, 32))) == 'number' then return me .. ' held' end
+  else
+    -- Another waits behind me, both exclusively, and nothing else is due: the key goes to the next one.
+    local line = redis.call('HGET', key, 'line') or ''
+    local next, at = string.match(line, '^0 (%d+) 1\nx()')
+    local gap = at and string.find(line, '\n', at, true)
+    local kept, last = tonumber(string.sub(head, 3, 15)), tonumber(string.sub(head, 17, 32))
+    if gap and kept and last and now < tonumber(next) then
+      local heir, lapse = string.sub(line, gap + 1, gap + 32), now + WINDOW
+      local wish, asked, floor, channel = string.match(redis.call('HGET', key, heir) or '',
+        '^waits %d+ 0 0 0 %d+ (x 0 %d+ (%d+) (%d+) (%x+) %x+)$')
+      local first = wish and math.max(math.max(last, tonumber(floor)) + 1, now)
+      if wish and first <= MAX and math.floor(lapse / 1000) + KEPT <= kept then
+        local spare = math.min(tonumber(asked), math.max(0, math.min(now + AHEAD, MAX) - first))
+        local grant = string.format('%d %d 0', first, spare)
+        head = string.format('%s%016d%s%s offered %016d %s %d %s', string.sub(head, 1, 16), first + spare,
+          gap > at and '+' or ' ', heir, lapse, grant, now, wish)
+        if gap > at then
+          redis.call('HDEL', key, heir)
+          redis.call('HSET', key, 'tenure', head, 'line', string.format('0 %016d 1\n', math.min(tonumber(next), lapse))
+            .. string.sub(line, at, gap) .. string.sub(line, gap + 33))
+        else
+          redis.call('HDEL', key, heir, 'line')
+          redis.call('HSET', key, 'tenure', head)
+        end
+        redis.pcall('PUBLISH', 'tenure:to:' .. channel, heir .. ' ' .. grant)
+        return me .. ' held'
+      end
     end
   end
 end
