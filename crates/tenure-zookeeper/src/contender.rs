@@ -87,13 +87,21 @@ impl Contender for ZookeeperContender {
     }
 
     async fn withdraw(&mut self, stray: Stray) -> Result<Withdrawn, EngineError> {
-        let place = match self.place() {
-            Some(place) => place,
-            // Whoever attempts it later is to find that it was withdrawn.
-            None if stray == Stray::Possible => self.shared.places.enter(&self.claim),
-            None => return Ok(Withdrawn::Absent),
+        let (shared, claim) = (Arc::clone(&self.shared), self.claim.clone());
+        let verb = async move {
+            for _ in 0..TRIES {
+                let place = match shared.places.find(claim.id) {
+                    Some(place) => place,
+                    // Whoever attempts it later is to find that it was withdrawn.
+                    None if stray == Stray::Possible => shared.places.enter(&claim),
+                    None => return Ok(Withdrawn::Absent),
+                };
+                if let Some(withdrawn) = place.withdraw(&shared, stray).await? {
+                    return Ok(withdrawn);
+                }
+            }
+            Err(Trouble::away("the claim is attempted again and again while it is withdrawn").into())
         };
-        let shared = Arc::clone(&self.shared);
-        self.shared.on_its_thread(async move { place.withdraw(&shared, stray).await }).await
+        self.shared.on_its_thread(verb).await
     }
 }

@@ -311,20 +311,20 @@ impl Place {
         }
     }
 
-    /// The verb of the contract.
+    /// The verb of the contract; none when another value stands for the claim now.
     pub(crate) async fn withdraw(
         self: &Arc<Self>,
         shared: &Arc<Shared>,
         stray: Stray,
-    ) -> Result<Withdrawn, EngineError> {
-        let Some(mut state) = self.state().await else { return Ok(Withdrawn::Absent) };
+    ) -> Result<Option<Withdrawn>, EngineError> {
+        let Some(mut state) = self.state().await else { return Ok(None) };
         let outcome = self.withdraw_in(shared, &mut state).await;
         state.has_left = outcome.is_ok();
         if outcome.is_ok() && stray == Stray::Possible {
             self.bury(shared, &mut state, Gone::Withdrawn);
         }
         self.tidy(shared, &mut state);
-        Ok(outcome?)
+        Ok(Some(outcome?))
     }
 
     async fn withdraw_in(

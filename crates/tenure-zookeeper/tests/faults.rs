@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_executor::block_on;
+use futures_util::FutureExt;
 use support::*;
 use tenure_core::engine::{
     Attempt, Contender, Effect, Engine, EngineErrorKind, Gone, Renewal, Restamp, Retry, Stray, Validity,
@@ -141,6 +142,28 @@ async fn c029_a_claim_whose_withdrawal_has_begun_is_not_granted_any_more() {
     assert!(matches!(contender.renew().await, Ok(Renewal::Gone(Gone::Withdrawn))));
     eventually("it is withdrawn", async || contender.withdraw(Stray::Impossible).await.is_ok()).await;
     assert_eq!(places(&observer, &name).await, 1);
+}
+
+/// Found by `tenure verify`: a process went on after a stop; it gave up its turn, attempted and withdrew, all at once.
+/// The withdrawal came to a value that stood for the claim no more, and the attempt before it joined anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c029_a_withdrawal_behind_another_refuses_the_attempt_between_them() {
+    let (proxy, zookeeper) = behind_a_proxy().await;
+    let wish = claim(&name("k"));
+    let [mut holder, mut late, mut last] = std::array::from_fn(|_| zookeeper.contend(wish.clone()));
+    granted(&mut holder).await;
+    proxy.hold(Side::Requests, true);
+    let mut first = std::pin::pin!(holder.withdraw(Stray::Impossible));
+    assert!(first.as_mut().now_or_never().is_none());
+    assert!(late.attempt().now_or_never().is_none());
+    let mut last = std::pin::pin!(last.withdraw(Stray::Possible));
+    assert!(last.as_mut().now_or_never().is_none());
+    proxy.hold(Side::Requests, false);
+    assert_eq!(first.await.unwrap(), Withdrawn::Held);
+    // Whether the attempt came before it or comes after it.
+    last.await.unwrap();
+    assert!(matches!(late.attempt().await, Ok(Attempt::Gone(Gone::Withdrawn))));
+    assert_eq!(places(&client().await, wish.key.as_str()).await, 0);
 }
 
 /// Found by `tenure verify`: a process that was stopped for nearly as long as its session lasts was granted a key, and
