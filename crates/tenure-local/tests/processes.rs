@@ -122,7 +122,7 @@ fn c098_a_stopped_holder_keeps_the_lock() {
     let local = open(directory.path());
     let mut holder = Role::start("hold", directory.path(), "k");
     assert_eq!(holder.says(), "holds");
-    holder.signal(Signal::STOP);
+    holder.stop_outside_the_latch(directory.path(), "k");
     let mut waiter = local.contend(claim("k"));
     waits(&mut waiter);
     // Longer than the claim window, which is all that could end a place of the living.
@@ -157,7 +157,7 @@ fn c106_a_stopped_waiter_lets_the_next_pass_after_the_claim_window() {
     let (mut holder, _) = hold(&local, "k");
     let mut stopped = Role::start("wait", directory.path(), "k");
     assert_eq!(stopped.says(), "waits");
-    stopped.signal(Signal::STOP);
+    stopped.stop_outside_the_latch(directory.path(), "k");
     let mut next = local.contend(claim("k"));
     assert_eq!(waits(&mut next).ahead, 1 + 1);
     release(&mut holder);

@@ -133,6 +133,21 @@ impl Role {
         }
     }
 
+    /// Stops it at a moment when it does not have the latch of the key, which would stop the others, too.
+    pub fn stop_outside_the_latch(&self, directory: &Path, name: &str) {
+        let file = std::fs::File::open(directory.join("locks/keys").join(name)).unwrap();
+        until("it is stopped without the latch", || {
+            self.signal(Signal::STOP);
+            let is_free = file.try_lock().is_ok();
+            if is_free {
+                file.unlock().unwrap();
+            } else {
+                self.signal(Signal::CONT);
+            }
+            is_free
+        });
+    }
+
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
