@@ -15,6 +15,7 @@ fn events(cluster: &EtcdCluster) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c103_each_release_wakes_one_of_a_thousand_waiters() {
     const WAITERS: usize = 1000;
+    const AT_ONCE: usize = 50;
     const RELEASES: u64 = 10;
     let cluster = EtcdCluster::single().unwrap();
     let engine = open(&cluster).await;
@@ -22,14 +23,17 @@ async fn c103_each_release_wakes_one_of_a_thousand_waiters() {
     let (told, mut grants) = mpsc::unbounded_channel();
     let waiters = Tenure::new(open(&cluster).await);
     let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..WAITERS {
-        let (lock, told) = (waiters.lock("k").fairness(Fairness::StrictFifo), told.clone());
-        tasks.spawn(async move {
-            let guard = lock.acquire().await.unwrap();
-            told.send(guard).unwrap();
-        });
+    // Not all at once: how many requests a busy machine answers in time is not what is asked here.
+    for joined in (AT_ONCE..=WAITERS).step_by(AT_ONCE) {
+        for _ in 0..AT_ONCE {
+            let (lock, told) = (waiters.lock("k").fairness(Fairness::StrictFifo), told.clone());
+            tasks.spawn(async move {
+                let guard = lock.acquire().await.unwrap();
+                told.send(guard).unwrap();
+            });
+        }
+        eventually("they wait", async || places(&engine, "k").await == joined + 1).await;
     }
-    eventually("all wait", async || places(&engine, "k").await == WAITERS + 1).await;
     let before = events(&cluster);
     holder.release().await.unwrap();
     for _ in 0..RELEASES {
