@@ -13,6 +13,8 @@ use crate::{Child, LIMIT, Program, ServerError, free_ports, until};
 const PACKAGE: &str = "zookeeper";
 /// What it consists of; its manifest names the rest.
 const JAR: &str = "/usr/share/java/zookeeper.jar";
+/// The variable that names a class path of another version, which is looked through first.
+const CLASS_PATH: &str = "TENURE_ZOOKEEPER";
 /// Half of the shortest session, in milliseconds.
 const TICK_MS: u64 = 500;
 
@@ -215,12 +217,16 @@ fn configure(home: &Path, port: u16, id: usize, peers: &[String]) -> io::Result<
 }
 
 fn spawn(home: &Path, java: &[String]) -> Result<Child, ServerError> {
+    let class_path = match std::env::var(CLASS_PATH) {
+        Ok(first) if !first.is_empty() => format!("{first}:{JAR}"),
+        _ => JAR.to_owned(),
+    };
     let log4j = format!("-Dlog4j.configuration=file:{}/log4j.properties", home.display());
     let program = Program::new("java", PACKAGE)
         .args(["-Xms32m", "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
         .args(["-Dzookeeper.extendedTypesEnabled=true", "-Dzookeeper.forceSync=no", &log4j])
         .args(java)
-        .args(["-cp", JAR, "org.apache.zookeeper.server.quorum.QuorumPeerMain"])
+        .args(["-cp", &class_path, "org.apache.zookeeper.server.quorum.QuorumPeerMain"])
         .arg(home.join("zoo.cfg"));
     program.start(&home.join("server.log"))
 }
