@@ -6,6 +6,9 @@ use crate::engines;
 use crate::harness::Plan;
 use crate::workloads::{ALL, Run, Workload};
 
+/// What the page shows of the workloads that run on no engine's server.
+const RECORDED_ALONE: [&str; 3] = ["local-w1", "cli", "counts"];
+
 /// What to run.
 pub(crate) struct Args {
     pub(crate) workloads: Vec<&'static Workload>,
@@ -50,9 +53,10 @@ impl Args {
             }
         }
         if asked.workloads.is_empty() {
-            let recorded = |workload: &&Workload| {
-                !asked.plan.record || matches!(workload.run, Run::OnEngines(_)) || workload.name == "counts"
+            let shown = |workload: &Workload| {
+                matches!(workload.run, Run::OnEngines(_)) || RECORDED_ALONE.contains(&workload.name)
             };
+            let recorded = |workload: &&Workload| !asked.plan.record || shown(workload);
             asked.workloads.extend(ALL.iter().filter(recorded));
         }
         Asked::Run(asked)

@@ -27,6 +27,16 @@ pub(crate) fn jain(shares: &[f64]) -> f64 {
     if squares == 0.0 { 0.0 } else { sum * sum / (squares * shares.len() as f64) }
 }
 
+/// Jain's index beside the best that as many turns among as many can have: when none has two more than another.
+///
+/// Turns come whole: one and a half for each means that every other has two, and an index of 0.9.
+pub(crate) fn jain_of_best(turns: &[f64]) -> f64 {
+    let (all, count) = (turns.iter().sum::<f64>(), turns.len() as f64);
+    let (each, rest) = ((all / count).floor(), all % count);
+    let best = all * all / (count * (rest * (each + 1.0).powi(2) + (count - rest) * each * each));
+    if all == 0.0 { 0.0 } else { jain(turns) / best }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,5 +55,14 @@ mod tests {
     fn jain_tells_equal_shares_from_one_winner() {
         assert_eq!(jain(&[5.0, 5.0, 5.0, 5.0]), 1.0);
         assert_eq!(jain(&[20.0, 0.0, 0.0, 0.0]), 0.25);
+    }
+    #[test]
+    fn the_best_of_a_few_turns_is_that_none_has_two_more_than_another() {
+        assert_eq!(jain(&[2.0, 2.0, 1.0, 1.0]), 0.9);
+        assert_eq!(jain_of_best(&[2.0, 2.0, 1.0, 1.0]), 1.0);
+        assert_eq!(jain_of_best(&[7.0, 7.0]), 1.0);
+        assert_eq!(jain_of_best(&[1.0, 0.0, 0.0]), 1.0);
+        assert!(jain_of_best(&[3.0, 1.0, 1.0, 1.0]) < 0.84);
+        assert_eq!(jain_of_best(&[0.0, 0.0]), 0.0);
     }
 }

@@ -15,7 +15,7 @@ use crate::engines::{Engine, Entrant, Work};
 use crate::harness::Figures;
 use crate::referee::{Held, judge};
 use crate::scratch::Scratch;
-use crate::stats::{jain, percentile};
+use crate::stats::{jain, jain_of_best, percentile};
 
 /// How long a process may take to connect, and to end after its time.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -249,6 +249,7 @@ impl Holds {
             ("median wait ms", percentile(&mut waits, 0.5)),
             ("longest wait ms", percentile(&mut waits, 1.0)),
             ("Jain", jain(&shares)),
+            ("Jain of best", jain_of_best(&shares)),
         ]
     }
 

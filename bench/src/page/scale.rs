@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use super::explained::Explained;
 use super::{of_part, targets, word};
 use crate::plot::{Line, lines};
 use crate::report::short;
@@ -29,7 +30,15 @@ pub(super) const SWEEPS: &[Sweep] = &[
         of: "waiters",
         parts: &WAITERS,
         figure: "handoffs/s",
-        columns: &["handoffs/s", "commands/cycle", "wakes/cycle", "gap p50 us", "longest wait ms", "Jain"],
+        columns: &[
+            "handoffs/s",
+            "commands/cycle",
+            "wakes/cycle",
+            "gap p50 us",
+            "longest wait ms",
+            "Jain",
+            "Jain of best",
+        ],
     },
     Sweep {
         file: "scale-held.svg",
@@ -79,7 +88,7 @@ fn parts<'a>(run: &'a Value, sweep: &'a Sweep) -> impl Iterator<Item = (u64, &'a
 }
 
 /// Its text; empty if it was not run.
-pub(super) fn text(run: &Value, sweep: &Sweep) -> String {
+pub(super) fn text(run: &Value, sweep: &Sweep, explained: &Explained<'_>) -> String {
     let Sweep { file, title, about, of, columns, .. } = sweep;
     if parts(run, sweep).next().is_none() {
         return String::new();
@@ -102,7 +111,7 @@ pub(super) fn text(run: &Value, sweep: &Sweep) -> String {
         }
     }
     for (number, report) in parts(run, sweep) {
-        targets(&mut text, report, &format!("with {number}, "));
+        targets(&mut text, report, &format!("with {number}, "), explained);
     }
     text
 }
@@ -120,11 +129,13 @@ mod tests {
         };
         let run =
             serde_json::json!({ "workloads": [report(WAITERS[0].1, 500.0), report(WAITERS[1].1, 700.0)] });
-        let text = text(&run, &SWEEPS[0]);
+        let docs = tempfile::tempdir().unwrap();
+        let explained = Explained::in_docs(docs.path());
+        let text = text(&run, &SWEEPS[0], &explained);
         assert!(
             text.contains("| redis | tenure | 2 | 500 |") && text.contains("| redis | tenure | 10 | 700 |")
         );
         assert!(plotted(&run, &SWEEPS[0]).contains("<polyline"));
-        assert_eq!(super::text(&run, &SWEEPS[1]), "");
+        assert_eq!(super::text(&run, &SWEEPS[1], &explained), "");
     }
 }

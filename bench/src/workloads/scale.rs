@@ -35,7 +35,7 @@ pub(crate) fn run(stage: &mut Stage<'_>) -> Result<()> {
         let targets = vec![
             Target::at_most(STRICT, "commands/cycle", 2.1),
             Target::at_most(STRICT, "wakes/cycle", 1.05),
-            Target::at_least(STRICT, "Jain", 0.99),
+            Target::at_least(STRICT, "Jain of best", 0.99),
         ];
         stage.race(part, scenario, "handoffs/s", 1000 * MS, targets, Holds::contended)?;
     }
