@@ -10,8 +10,9 @@
 //!    answer is thrown away.
 //! 5. Behind a pooler, one statement is under way at a time: PgBouncer 1.18 mixes up the answers of clients that send
 //!    the next statement before they have read the answer to the last one.
-//! 6. No statement is prepared by name and no setting is left in the session: behind a pooler, the next transaction may
-//!    be served by another process.
+//! 6. Behind a pooler no statement is prepared by name and no setting is left in the session: the next transaction may
+//!    be served by another process. Elsewhere, a verb that is asked again is prepared, and its statement does nothing
+//!    unless it is told the number of the connection that it was prepared on.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::task::AbortHandle;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, Row, Statement};
 
 use crate::dial::{self, Dialed, Server};
 use crate::options::{Dialect, PostgresOptions};
@@ -61,10 +62,43 @@ pub(crate) struct Link {
     turn: Option<Arc<Mutex<()>>>,
     pub(crate) server: Server,
     pub(crate) verbs: Verbs,
+    kept: [Arc<Kept>; Verb::COUNT],
     /// Where claims that wait on it are to be told; empty behind a pooler.
     pub(crate) channel: String,
     /// The number of its session, as long as which holds last; 0 where they end by lease.
     pub(crate) session: i64,
+}
+
+/// A verb on one connection: whether it was asked before, and its statement once it is prepared.
+#[derive(Default)]
+struct Kept {
+    asked: AtomicBool,
+    statement: OnceCell<Statement>,
+}
+
+impl Kept {
+    /// Asks for the rows of a verb. The second who does so prepares it, which is a round trip more.
+    async fn ask(
+        &self,
+        client: &Client,
+        sql: &str,
+        values: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, Unasked> {
+        if !self.asked.swap(true, Ordering::Relaxed) {
+            return client.query_typed(sql, values).await.map_err(Unasked::Asked);
+        }
+        let types: Vec<_> = values.iter().map(|(_, of)| of.clone()).collect();
+        let statement = self.statement.get_or_try_init(|| client.prepare_typed(sql, &types)).await;
+        let statement = statement.map_err(Unasked::Unprepared)?;
+        let values: Vec<_> = values.iter().map(|(value, _)| *value).collect();
+        client.query(statement, &values).await.map_err(Unasked::Asked)
+    }
+}
+
+/// Why there are no rows: the statement was not prepared, and so not run, or it was asked.
+enum Unasked {
+    Unprepared(tokio_postgres::Error),
+    Asked(tokio_postgres::Error),
 }
 
 /// What is known of a connection that may serve.
@@ -204,7 +238,8 @@ impl Dial for Dialer {
             life,
             patience: self.options.response_timeout,
             server,
-            verbs: Verbs::of(&schema),
+            verbs: Verbs::of(&schema, (!pooled).then(rand::random)),
+            kept: Default::default(),
             channel,
             session,
         })
@@ -230,6 +265,15 @@ impl Link {
 
     /// Asks a statement and waits for its rows.
     pub(crate) async fn ask(&self, sql: Arc<str>, values: Vec<Value>) -> Result<Vec<Row>, Trouble> {
+        self.ask_as(None, sql, values).await
+    }
+
+    async fn ask_as(
+        &self,
+        kept: Option<Arc<Kept>>,
+        sql: Arc<str>,
+        values: Vec<Value>,
+    ) -> Result<Vec<Row>, Trouble> {
         if self.life.has_ended() {
             return Err(Trouble::away("the connection has ended"));
         }
@@ -240,7 +284,13 @@ impl Link {
                 None => None,
             };
             let values: Vec<_> = values.iter().map(Value::typed).collect();
-            tokio::time::timeout(patience, client.query_typed(&sql, &values)).await
+            let query = async {
+                match &kept {
+                    Some(kept) => kept.ask(&client, &sql, &values).await,
+                    None => client.query_typed(&sql, &values).await.map_err(Unasked::Asked),
+                }
+            };
+            tokio::time::timeout(patience, query).await
         };
         let asked = if self.turn.is_some() {
             // A caller that is cancelled must not take its turn with it before the answer is there.
@@ -251,12 +301,16 @@ impl Link {
         };
         match asked {
             Ok(Ok(rows)) => Ok(rows),
-            Ok(Err(error)) => {
-                let trouble = trouble::of(&error);
-                if trouble::ends_connection(&trouble, &error) {
+            Ok(Err(unasked)) => {
+                let (Unasked::Unprepared(error) | Unasked::Asked(error)) = &unasked;
+                let trouble = trouble::of(error);
+                if trouble::ends_connection(&trouble, error) {
                     self.give_up();
                 }
-                Err(trouble)
+                match unasked {
+                    Unasked::Unprepared(_) => Err(trouble.without_effect()),
+                    Unasked::Asked(_) => Err(trouble),
+                }
             }
             Err(_) => {
                 self.give_up();
@@ -271,12 +325,20 @@ impl Link {
         dialer: &Dialer,
         verb: Verb,
         claim: ClaimId,
-        values: Vec<Value>,
+        mut values: Vec<Value>,
     ) -> Result<String, EngineError> {
-        let rows = self.ask(self.verbs.text(verb), values).await?;
+        values.extend(self.verbs.number.map(Value::Number));
+        let kept = self.verbs.number.and(self.kept.get(verb as usize)).map(Arc::clone);
+        let rows = self.ask_as(kept, self.verbs.text(verb), values).await?;
         let [row] = rows.as_slice() else { return Err(self.confused(&"not one row").into()) };
-        let (line, process) = (row.try_get::<_, String>(0), row.try_get::<_, i32>(1));
+        let (line, process) = (row.try_get::<_, Option<String>>(0), row.try_get::<_, i32>(1));
         let (Ok(line), Ok(process)) = (line, process) else { return Err(self.confused(row).into()) };
+        let Some(line) = line else {
+            // It was prepared on another connection.
+            dialer.moved.store(true, Ordering::Relaxed);
+            self.give_up();
+            return Err(Trouble::away("the statement of another connection of the server answers").into());
+        };
         if process != self.server.process && !self.channel.is_empty() {
             // Another process serves us: what was to be pushed to us went to whoever has ours now.
             dialer.moved.store(true, Ordering::Relaxed);

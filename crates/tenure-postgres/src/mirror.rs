@@ -49,7 +49,7 @@ impl Mirror {
             }
             client
         });
-        Self { runtime, client, told, verbs: Verbs::of("public"), key: String::new() }
+        Self { runtime, client, told, verbs: Verbs::of("public", None), key: String::new() }
     }
 }
 
@@ -139,4 +139,24 @@ impl Books for Mirror {
 fn c073_c088_the_functions_keep_the_same_books_as_the_pure_ledger() {
     let server = PostgresServer::start(&[]).unwrap();
     compare(Mirror::new(&server), 200);
+}
+
+#[test]
+fn a_verb_that_was_prepared_on_another_connection_does_nothing() {
+    let server = PostgresServer::start(&[]).unwrap();
+    let mirror = Mirror::new(&server);
+    let verbs = Verbs::of("public", Some(7));
+    for (number, done) in [(8, false), (7, true)] {
+        let claim = ClaimId::from_bits(1);
+        let names = ["k".to_owned(), claim.to_string()].map(Value::Text);
+        let more = [Value::Number(1_000_000), Value::Truth(true), Value::Small(1_000)];
+        let values: Vec<_> = names.into_iter().chain(more).chain([Value::Number(number)]).collect();
+        let typed: Vec<_> = values.iter().map(Value::typed).collect();
+        let text = verbs.text(Verb::Withdraw);
+        let asked = mirror.client.query_typed_one(&text, &typed);
+        let set = mirror.client.batch_execute("SET tenure.now = '2000000000000000'");
+        let (_, answer) = mirror.runtime.block_on(async { tokio::join!(set, asked) });
+        assert_eq!(answer.unwrap().get::<_, Option<String>>(0).is_some(), done);
+        assert_eq!(server.sql("SELECT count(*) FROM tenure_tombstones").unwrap() == "1", done);
+    }
 }

@@ -12,6 +12,11 @@ const ISOLATED: &str = "TN001";
 /// The state that verbs raise when another process than that of the session runs them.
 const MOVED: &str = "TN002";
 
+/// The states when a statement that was prepared is not there, and when one of its name is there already: another
+/// process of the server has ours.
+const UNPREPARED: &str = "26000";
+const PREPARED: &str = "42P05";
+
 /// A verb that failed.
 pub(crate) fn of(error: &Error) -> Trouble {
     match error.as_db_error() {
@@ -26,7 +31,7 @@ pub(crate) fn ends_connection(trouble: &Trouble, error: &Error) -> bool {
     // It was a primary when we connected: find out anew. Where objects are missing, they may have been made anew.
     let code = error.code().map_or("", SqlState::code);
     error.as_db_error().is_none()
-        || matches!(code, "25006" | "42P01" | "42883" | MOVED)
+        || matches!(code, "25006" | "42P01" | "42883" | MOVED | UNPREPARED | PREPARED)
         || (trouble.kind == EngineErrorKind::Unreachable && trouble.effect == Effect::Unknown)
 }
 
@@ -104,6 +109,12 @@ pub(crate) fn of_answer(state: &SqlState, message: &str) -> Trouble {
             Retry::Worth,
             "the session has lost its lock: something between us and the server shares or resets connections",
         ),
+        UNPREPARED | PREPARED => (
+            Unreachable,
+            Effect::None,
+            Retry::Worth,
+            "something between us and the server shares or resets connections",
+        ),
         _ if code.starts_with("28") => {
             (Denied, Effect::None, Retry::Useless, "the server does not let us in")
         }
@@ -146,6 +157,8 @@ mod tests {
             ("42703", Foreign, Effect::None, Retry::Useless),
             ("TN001", Unsupported, Effect::None, Retry::Useless),
             ("TN002", Unreachable, Effect::None, Retry::Worth),
+            ("26000", Unreachable, Effect::None, Retry::Worth),
+            ("42P05", Unreachable, Effect::None, Retry::Worth),
             ("22012", Protocol, Effect::None, Retry::Useless),
         ] {
             let trouble = of_answer(&SqlState::from_code(code), "why");

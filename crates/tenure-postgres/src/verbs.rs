@@ -14,22 +14,35 @@ pub(crate) enum Verb {
     Evict,
 }
 
+impl Verb {
+    pub(crate) const COUNT: usize = 5;
+}
+
 /// The statements for one schema.
 #[derive(Clone, Debug)]
 pub(crate) struct Verbs {
-    texts: [Arc<str>; 5],
+    texts: [Arc<str>; Verb::COUNT],
+    /// What the last value of a verb must be, where it is prepared.
+    pub(crate) number: Option<i64>,
     pub(crate) inspect: Arc<str>,
     pub(crate) keys: Arc<str>,
     pub(crate) sweep: Arc<str>,
 }
 
 impl Verbs {
-    pub(crate) fn of(schema: &str) -> Self {
+    /// With a number, a verb does nothing unless its last value is that number. A statement that is prepared by name is
+    /// so never taken for another of that name on another connection.
+    pub(crate) fn of(schema: &str, number: Option<i64>) -> Self {
         let schema = quoted(schema);
         let verb = |name: &str, count: usize| {
             let values: Vec<_> = (1..=count).map(|n| format!("${n}")).collect();
+            let call = format!("{schema}.tenure_{name}({})", values.join(", "));
+            let call = match number {
+                Some(number) => format!("CASE ${} WHEN '{number}'::bigint THEN {call} END", count + 1),
+                None => call,
+            };
             // Which process has answered tells whether a pooler is between.
-            format!("SELECT {schema}.tenure_{name}({}), pg_backend_pid()", values.join(", ")).into()
+            format!("SELECT {call}, pg_backend_pid()").into()
         };
         let texts = [("attempt", 12), ("renew", 5), ("restamp", 6), ("withdraw", 5), ("evict", 3)]
             .map(|(name, count)| verb(name, count));
@@ -47,7 +60,7 @@ impl Verbs {
              ELSE {schema}.tenure_alive(p.session) END ORDER BY p.key LIMIT $3"
         );
         let sweep = format!("SELECT {schema}.tenure_sweep($1, $2, $3)");
-        Self { texts, inspect: inspect.into(), keys: keys.into(), sweep: sweep.into() }
+        Self { texts, number, inspect: inspect.into(), keys: keys.into(), sweep: sweep.into() }
     }
 
     pub(crate) fn text(&self, verb: Verb) -> Arc<str> {

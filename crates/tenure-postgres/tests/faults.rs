@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use support::*;
@@ -127,6 +129,34 @@ async fn c029_an_attempt_that_arrives_after_its_withdrawal_is_refused() {
     assert!(matches!(attempt.await.unwrap(), Ok(Attempt::Gone(Gone::Withdrawn))));
     assert_eq!(places(&direct, "k").await, 0);
     granted(&mut direct.contend(claim("k"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verb_that_is_asked_again_is_not_parsed_again() {
+    let server = server().await;
+    let proxy = Proxy::before(server.port(), Proxy::postgres).unwrap();
+    let postgres = Postgres::open(&options(&url_of(proxy.port()))).await.unwrap();
+    let mut contender = postgres.contend(claim("k"));
+    let cycle = async |contender: &mut tenure_postgres::PostgresContender| {
+        granted(contender).await;
+        contender.withdraw(Stray::Impossible).await.unwrap();
+    };
+    let parsed = Arc::new(AtomicUsize::new(0));
+    // Looks at every request, and tampers with none.
+    let count = Arc::clone(&parsed);
+    let look = move |frame: &[u8]| {
+        count.fetch_add(usize::from(is_statement(frame)), Ordering::Relaxed);
+        false
+    };
+    proxy.next(Side::Requests, look, Trick::Drop);
+    eventually("nothing is left to parse", async || {
+        let before = parsed.load(Ordering::Relaxed);
+        cycle(&mut contender).await;
+        cycle(&mut contender).await;
+        parsed.load(Ordering::Relaxed) == before
+    })
+    .await;
+    assert_ne!(parsed.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
