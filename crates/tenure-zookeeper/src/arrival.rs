@@ -11,6 +11,7 @@ use zookeeper_client::{CreateMode, Error};
 use crate::layout::Entry;
 use crate::place::{Node, Place, Standing, State, leave, until_heard, waiting};
 use crate::session::Session;
+use crate::solo::{Alone, Made};
 use crate::turn::Turn;
 use crate::watching::{Ahead, Watching};
 use crate::{Shared, trouble};
@@ -19,7 +20,7 @@ use crate::{Shared, trouble};
 const TRIES: usize = 8;
 
 impl Place {
-    /// Makes the node, and looks at the line in the same round trip.
+    /// Makes the node, and looks at the line in the same round trip, or not at all where the answer says enough.
     pub(crate) async fn join(
         self: &Arc<Self>,
         shared: &Arc<Shared>,
@@ -30,23 +31,37 @@ impl Place {
         let path = format!("{folder}/{}", shared.layout.prefix(self.claim.id, self.claim.mode)?);
         let data = self.card(session).write();
         let options = session.making(CreateMode::EphemeralSequential);
+        let mut last = session.solo.take(&folder);
         for _ in 0..TRIES {
             state.uncertain = true;
             let created = session.client.create(&path, &data, &options);
-            let listed = session.client.get_children(&folder);
+            let listed = (!Alone::is_likely(last)).then(|| session.client.get_children(&folder));
             match session.answer(created).await {
                 Ok((stat, sequence)) => {
+                    let made = Made { number: sequence.into_i64(), zxid: stat.czxid };
                     let name = format!("{}{sequence}", &path[folder.len() + 1..]);
-                    state.node = Some(Node::new(session, &folder, name, stat.czxid));
+                    let node = state.node.insert(Node::new(session, &folder, name, stat.czxid));
                     state.uncertain = false;
-                    let looked = session.answer(listed).await;
+                    let looked = match (listed, Alone::after(last, made)) {
+                        (None, Some(alone)) => {
+                            node.alone = Some(alone);
+                            let line = [node.name.clone()];
+                            return self.judge(shared, state, &line, true).await;
+                        }
+                        (None, None) => session.answer(session.client.get_children(&folder)).await,
+                        (Some(listed), _) => session.answer(listed).await,
+                    };
                     let (children, parent) = looked.map_err(trouble::in_doubt)?;
+                    if children.len() == 1 {
+                        node.alone = Some(Alone::seen(last, made));
+                    }
                     // Nothing has come or gone since: whoever was before us left before our token was made.
                     let is_newest = parent.pzxid == stat.czxid;
                     return self.judge(shared, state, &children, is_newest).await;
                 }
                 Err(Error::NoNode) => {
                     state.uncertain = false;
+                    last = None;
                     shared.make_folder(session, &folder).await?;
                 }
                 Err(error) => {
@@ -69,6 +84,7 @@ impl Place {
         is_newest: bool,
     ) -> Result<Attempt, EngineError> {
         let Some(node) = &state.node else { return Ok(Attempt::Gone(Gone::Absent)) };
+        let born = node.born;
         let line = match shared.layout.line(&node.folder, children) {
             Ok(line) => line,
             Err(foreign) => {
@@ -104,16 +120,16 @@ impl Place {
                 // It has the turn and its slot, and will be told so when the ensemble has heard of us for long enough.
                 Turn::Granted(held) => {
                     state.node.iter_mut().for_each(|node| node.hold(held));
-                    return Ok(Attempt::Waiting(until_heard(&session, me)));
+                    return Ok(Attempt::Waiting(until_heard(&session, me, held)));
                 }
             }
         }
         if self.claim.if_busy == IfBusy::Leave {
             leave(state).await?;
-            return Ok(Attempt::Busy(waiting(me)));
+            return Ok(Attempt::Busy(waiting(me, born)));
         }
         self.wait(shared, state, ahead, &modes);
-        Ok(Attempt::Waiting(waiting(me)))
+        Ok(Attempt::Waiting(waiting(me, born)))
     }
 
     /// Waits behind others, from now on woken by what happens to them.

@@ -9,9 +9,9 @@
 //!    session.
 //! 2. What is not written to the ensemble is not needed: a waiter derives its turn from the names of the nodes.
 //!
-//! Where to look: `layout` for what is stored, `place` for what a verb does, `arrival` for how it joins, `late` for
-//! what comes after it was given up, `turn` for how it is granted, `watching` for wakes, `session` for connections and
-//! what proves a hold, `trouble` for what each error means.
+//! Where to look: `layout` for what is stored, `place` for what a verb does, `arrival` for how it joins, `solo` for
+//! when that needs no look at the line, `late` for what comes after it was given up, `turn` for how it is granted,
+//! `watching` for wakes, `session` for connections and what proves a hold, `trouble` for what each error means.
 #![forbid(unsafe_code)]
 
 mod arrival;
@@ -26,6 +26,7 @@ mod place;
 mod places;
 mod record;
 mod session;
+mod solo;
 mod trouble;
 mod turn;
 mod version;

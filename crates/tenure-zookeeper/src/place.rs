@@ -27,6 +27,7 @@ use zookeeper_client::Error;
 use crate::Shared;
 use crate::options::Terms;
 use crate::session::Session;
+use crate::solo::Alone;
 use crate::trouble;
 use crate::turn::token;
 use crate::watching::Watching;
@@ -67,6 +68,8 @@ pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) path: String,
     pub(crate) born: i64,
+    /// Whether it was seen to be alone in its folder.
+    pub(crate) alone: Option<Alone>,
     pub(crate) standing: Standing,
     /// The slot that it may have written already, answered or not.
     pub(crate) slot: Option<u32>,
@@ -196,7 +199,7 @@ impl Place {
             Standing::Holds(held) => self.hold_again(shared, state, held).await,
             Standing::Waits(ahead) if ahead > LONG => {
                 match session.answer(session.client.check_stat(&node.path)).await {
-                    Ok(Some(_)) => Ok(Attempt::Waiting(waiting(ahead))),
+                    Ok(Some(_)) => Ok(Attempt::Waiting(waiting(ahead, node.born))),
                     Ok(None) => Ok(Attempt::Gone(self.evicted(shared, state))),
                     Err(error) => Err(trouble::of(&error).into()),
                 }
@@ -385,6 +388,7 @@ impl Node {
             path: format!("{folder}/{name}"),
             name,
             born,
+            alone: None,
             standing: Standing::Unknown,
             slot: None,
             leaves: false,
@@ -406,7 +410,12 @@ pub(crate) async fn leave(state: &mut State) -> Result<bool, Trouble> {
     let Some(node) = &mut state.node else { return Ok(false) };
     let deleted = node.session.answer(node.session.client.delete(&node.path, None)).await;
     match deleted {
-        Ok(()) => state.node = None,
+        Ok(()) => {
+            if let Some(alone) = node.alone {
+                node.session.solo.note(&node.folder, alone);
+            }
+            state.node = None;
+        }
         Err(Error::NoNode) => {
             let was_there = node.leaves;
             state.node = None;
@@ -422,11 +431,12 @@ pub(crate) async fn leave(state: &mut State) -> Result<bool, Trouble> {
 }
 
 /// What is told to those who would hold, had there been no silence.
-pub(crate) fn until_heard(session: &Session, ahead: usize) -> Waiting {
-    Waiting { look_in: Some(session.beat()), ..waiting(ahead) }
+pub(crate) fn until_heard(session: &Session, ahead: usize, held: Held) -> Waiting {
+    // Their grant comes as an answer: what they were told before counts no more.
+    Waiting { look_in: Some(session.beat()), ahead, last_token: held.token.get() }
 }
 
-/// What is told to those who wait. Grants come only as answers, so no token needs to be compared with them.
-pub(crate) fn waiting(ahead: usize) -> Waiting {
-    Waiting { ahead, look_in: None, last_token: 0 }
+/// What is told to those who wait with a node that was born then. The offer of an earlier node has a lower token.
+pub(crate) fn waiting(ahead: usize, born: i64) -> Waiting {
+    Waiting { ahead, look_in: None, last_token: u64::try_from(born).unwrap_or(0) }
 }

@@ -23,6 +23,7 @@ use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error, MultiWrit
 
 use crate::chain::Chain;
 use crate::options::ZookeeperOptions;
+use crate::solo::Solo;
 use crate::trouble;
 
 /// How many nodes are proven by one request.
@@ -37,6 +38,8 @@ pub(crate) struct Session {
     pub(crate) client: Client,
     /// For how long the ensemble keeps it without hearing of us.
     pub(crate) timeout: Duration,
+    /// The folders in which it alone has made nodes lately.
+    pub(crate) solo: Solo,
     has_login: bool,
     asked: Mutex<Asked>,
     chain: Arc<Chain>,
@@ -246,7 +249,8 @@ impl Dialer {
         let chain = Arc::new(Chain::new(timeout, begun));
         let beating = tokio::spawn(beat(client.clone(), Arc::clone(&chain))).abort_handle();
         let has_login = options.login.is_some();
-        Ok(Session { client, timeout, has_login, asked: Mutex::default(), chain, beating })
+        let (solo, asked) = (Solo::default(), Mutex::default());
+        Ok(Session { client, timeout, solo, has_login, asked, chain, beating })
     }
 }
 

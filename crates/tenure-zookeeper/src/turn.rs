@@ -11,7 +11,7 @@ use crate::layout::Entry;
 use crate::place::{Held, Node, Place, Standing, State, leave, until_heard};
 use crate::record::Card;
 use crate::session::Session;
-use crate::{Shared, trouble};
+use crate::{CLAIM_WINDOW, Shared, trouble};
 
 /// Whether a place may be granted.
 pub(crate) enum Turn {
@@ -93,7 +93,7 @@ impl Place {
         match node.session.prove(&node.path).await {
             Ok(()) if !node.session.stands() => match self.claim.if_busy {
                 IfBusy::Leave => Err(Session::silence().into()),
-                IfBusy::Join => Ok(Attempt::Waiting(until_heard(&node.session, 0))),
+                IfBusy::Join => Ok(Attempt::Waiting(until_heard(&node.session, 0, held))),
             },
             Ok(()) => {
                 node.hold(held);
@@ -118,17 +118,24 @@ impl Place {
             Some(node) if node.path == path && matches!(node.standing, Standing::Waits(_)) => {}
             _ => return Ok(Err(None)),
         }
-        match self.take_turn(&mut state, ahead, false).await? {
+        let held = match self.take_turn(&mut state, ahead, false).await? {
             Turn::NotYet(name) => return Ok(Err(Some(name))),
             Turn::Evicted => {
                 self.evicted(shared, &mut state);
                 return Ok(Err(None));
             }
-            Turn::Granted(held) => {
-                state.node.iter_mut().for_each(|node| node.standing = Standing::Offered(held, sent));
+            Turn::Granted(held) => held,
+        };
+        let mut wake = Wake::LookAgain;
+        if let Some(node) = &mut state.node {
+            node.standing = Standing::Offered(held, sent);
+            if node.session.stands() {
+                // Unless it is confirmed it stands for the window, and is valid from an earlier look on.
+                let validity = CLAIM_WINDOW.min(self.validity(&node.session));
+                wake = Wake::Granted(self.grant(held, validity));
             }
         }
-        shared.signals.tell(self.claim.id, Wake::LookAgain);
+        shared.signals.tell(self.claim.id, wake);
         Ok(Ok(()))
     }
 

@@ -6,6 +6,9 @@
 //! the one behind it learns it in time. And that it *goes*: that is told by a watch of its children, of which it never
 //! has any, because that watch is not disturbed by writes to the node.
 //!
+//! Its own node it watches only when it has waited for a moment: that somebody deletes it is rare, and most waits in a
+//! busy line are over before.
+//!
 //! A release so wakes one waiter, which makes one write, however long the line is. Only when a place goes that did not
 //! hold, or that shared with others, is the line read again, by the one who watched it. The first in line for a permit
 //! watches all who hold one.
@@ -35,6 +38,9 @@ use crate::{CLAIM_WINDOW, Shared, trouble};
 
 /// How long to wait before a watch that could not be set is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// After how long a place that waits watches its own node as well.
+const OWN_AFTER: Duration = Duration::from_millis(100);
 
 /// A task that watches for a place; it ends with this value.
 #[derive(Debug)]
@@ -172,11 +178,7 @@ impl Watcher {
 
     /// Waits behind those before us, as often as one of them goes.
     async fn watch(&self, ahead: &mut Vec<Ahead>) -> Result<End, Error> {
-        let mut own = match self.own_end().await {
-            Ok(own) => own,
-            Err(Error::NoNode) => return Ok(End::Vanished),
-            Err(error) => return Err(error),
-        };
+        let mut own = Box::pin(self.own_end_later());
         loop {
             let behind = self.behind(ahead);
             if behind.is_empty() {
@@ -205,10 +207,7 @@ impl Watcher {
                             continue;
                         }
                     },
-                    Either::Right((event, _)) if event.event_type == EventType::Session => {
-                        return Ok(End::SessionOver);
-                    }
-                    Either::Right(_) => return Ok(End::Vanished),
+                    Either::Right((end, _)) => return end,
                 },
             };
             if ahead[gone].holds && ahead[gone].entry.mode == Mode::Exclusive {
@@ -224,6 +223,19 @@ impl Watcher {
         let watched = self.session.client.list_and_watch_children(&self.path);
         let (_, watcher) = self.session.answer(watched).await?;
         Ok(Box::pin(watcher.changed()))
+    }
+
+    /// How our own node ends, when it does; asked for only by those who wait for longer than a moment.
+    async fn own_end_later(&self) -> Result<End, Error> {
+        tokio::time::sleep(OWN_AFTER).await;
+        match self.own_end().await {
+            Ok(event) => match event.await.event_type {
+                EventType::Session => Ok(End::SessionOver),
+                _ => Ok(End::Vanished),
+            },
+            Err(Error::NoNode) => Ok(End::Vanished),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whom to watch.
@@ -245,32 +257,35 @@ impl Watcher {
 
     /// Watches one before us, for what we want to know of it next. None when it is not there.
     async fn look(&self, mut ahead: Ahead) -> Result<Option<(Ahead, OneshotWatcher)>, Error> {
-        let client = &self.session.client;
+        let (client, session) = (&self.session.client, &self.session);
         let path = format!("{}/{}", self.folder, ahead.entry.name);
         let holds = |data: &[u8]| Card::read(data).is_some_and(|card| card.holds.is_some());
-        if !ahead.holds && ahead.news {
-            // Most likely it holds now, and then its data is watched no more.
-            match self.session.answer(client.get_data(&path)).await {
+        let news = std::mem::take(&mut ahead.news);
+        if !ahead.holds && news {
+            // Most likely it holds now, and then its data is watched no more: its end is asked for in the same request.
+            let (data, end) = (client.get_data(&path), client.list_and_watch_children(&path));
+            match session.answer(data).await {
                 Err(Error::NoNode) => return Ok(None),
                 looked => ahead.holds = holds(&looked?.0),
             }
-            ahead.news = false;
+            if ahead.holds {
+                return watcher(session.answer(end).await.map(|(_, watcher)| watcher), ahead);
+            }
         }
         if !ahead.holds {
-            let (data, _, watcher) = match self.session.answer(client.get_and_watch_data(&path)).await {
+            let (data, _, end) = match session.answer(client.get_and_watch_data(&path)).await {
                 Err(Error::NoNode) => return Ok(None),
                 looked => looked?,
             };
             if !holds(&data) {
-                return Ok(Some((ahead, watcher)));
+                return Ok(Some((ahead, end)));
             }
             ahead.holds = true;
         }
-        match self.session.answer(client.list_and_watch_children(&path)).await {
-            Err(Error::NoNode) => Ok(None),
-            Err(error) => Err(error),
-            Ok((_, watcher)) => Ok(Some((ahead, watcher))),
-        }
+        watcher(
+            session.answer(client.list_and_watch_children(&path)).await.map(|(_, watcher)| watcher),
+            ahead,
+        )
     }
 
     /// Reads the line before us again; false when we are not in it.
@@ -338,5 +353,16 @@ impl Watcher {
             Ok(_) | Err(Error::NoNode) => {}
             Err(_) => self.pause().await,
         }
+    }
+}
+
+/// What a watch of one before us comes to. None when it is not there.
+fn watcher(
+    watched: Result<OneshotWatcher, Error>,
+    ahead: Ahead,
+) -> Result<Option<(Ahead, OneshotWatcher)>, Error> {
+    match watched {
+        Err(Error::NoNode) => Ok(None),
+        watched => watched.map(|watcher| Some((ahead, watcher))),
     }
 }
