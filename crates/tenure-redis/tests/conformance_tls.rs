@@ -38,7 +38,8 @@ fn main() -> ExitCode {
     assert_eq!(server.say(RIGHTS).expect("a server of ours"), "+OK\r\n");
     let on_each: OnEach = Arc::new(move |each| each(&server));
     // All trials connect at the same time, and without optimisation TLS is slow.
-    let url = format!("rediss://app:password@127.0.0.1:{port}?ca={authority}&connect-timeout-ms=30000");
+    let patience = "connect-timeout-ms=30000&timeout-ms=10000";
+    let url = format!("rediss://app:password@127.0.0.1:{port}?ca={authority}&{patience}");
     let result = tenure_conformance::run("redis", move || {
         let site = SharedSite::new(&url, &on_each);
         async move { site }

@@ -5,13 +5,16 @@ local function verb(KEYS, ARGV)
 -- verb --
 end
 
-local answers, arguments = {}, {}
+local answers, key, arguments = {}, {}, {}
 for i = 1, #KEYS do
   for j = 1, STRIDE do arguments[j] = ARGV[(i - 1) * STRIDE + j] end
-  local ran, answer = pcall(verb, { KEYS[i] }, arguments)
+  key[1] = KEYS[i]
+  local ran, answer = pcall(verb, key, arguments)
   if not ran then
-    -- Errors of commands are tables, or, before 7.0, texts like those of Lua itself.
-    answer = redis.error_reply(type(answer) == 'table' and answer.err or 'ERR Error running script: ' .. answer)
+    -- Errors of commands are tables or texts that begin with a code; before 7.0, texts like those of Lua itself.
+    answer = type(answer) == 'table' and answer.err or answer
+    if not string.find(answer, '^%u+ ') then answer = 'ERR Error running script: ' .. answer end
+    answer = redis.error_reply(answer)
   end
   answers[i] = answer
 end
