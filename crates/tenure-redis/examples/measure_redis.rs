@@ -6,6 +6,9 @@
 //! The bare cycle is `SET NX PX` and a script that compares and deletes, on the redis crate: no line, no fencing token,
 //! nobody to renew. All take turns in short rounds; a ratio is the median of those of the rounds. What the commands of
 //! a cycle cost the server is what `INFO commandstats` says, of the round in which it was least.
+//!
+//! `… -- URL bare|verbs|face TASKS CYCLES` runs so many cycles in each of so many tasks, and nothing else: for a
+//! profiler that counts, such as callgrind, on the server. Two numbers of cycles give what one takes.
 
 #![allow(clippy::unwrap_used, reason = "a program for people who measure")]
 
@@ -113,27 +116,81 @@ async fn rate<C: Cycle>(connection: &redis::aio::MultiplexedConnection, cycles: 
     [done / time.as_secs_f64(), (spent(connection).await - before) / done]
 }
 
+/// Everybody who takes part.
+struct Stage {
+    connection: redis::aio::MultiplexedConnection,
+    script: Arc<redis::Script>,
+    engine: Redis,
+    tenure: Tenure,
+    run: u64,
+}
+
+impl Stage {
+    async fn open(url: &str) -> Self {
+        let client = redis::Client::open(url).unwrap();
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+        let connection = client.get_multiplexed_async_connection_with_config(&config).await.unwrap();
+        let text =
+            "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
+        let script = Arc::new(redis::Script::new(text));
+        let options = RedisOptions::from_url(url).unwrap();
+        let options = options.with_response_timeout(PATIENCE).with_connect_timeout(PATIENCE);
+        let engine = Redis::open(&options).await.unwrap();
+        Self { connection, script, tenure: Tenure::new(engine.clone()), engine, run: rand::random() }
+    }
+
+    fn key(&self, n: usize) -> String {
+        format!("measure/{:x}/{n}", self.run)
+    }
+
+    fn raw(&self, n: usize) -> Raw {
+        Raw { connection: self.connection.clone(), script: Arc::clone(&self.script), key: self.key(n) }
+    }
+
+    fn verbs(&self, n: usize) -> Verbs {
+        Verbs { engine: self.engine.clone(), key: Key::new(self.key(n)).unwrap() }
+    }
+
+    fn face(&self, n: usize) -> Face {
+        Face { tenure: self.tenure.clone(), key: Key::new(self.key(n)).unwrap() }
+    }
+}
+
+/// So many cycles of each.
+async fn repeat<C: Cycle>(each: Vec<C>, cycles: usize) {
+    let tasks: Vec<_> = each
+        .into_iter()
+        .map(|mut cycle| {
+            tokio::spawn(async move {
+                for _ in 0..cycles {
+                    cycle.once().await;
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+async fn count(url: &str, who: &str, tasks: usize, cycles: usize) {
+    let stage = Stage::open(url).await;
+    match who {
+        "bare" => repeat((0..tasks).map(|n| stage.raw(n)).collect(), cycles).await,
+        "verbs" => repeat((0..tasks).map(|n| stage.verbs(n)).collect(), cycles).await,
+        "face" => repeat((0..tasks).map(|n| stage.face(n)).collect(), cycles).await,
+        _ => panic!("who is {who}?"),
+    }
+}
+
 async fn measure(url: &str, tasks: usize) {
-    let client = redis::Client::open(url).unwrap();
-    let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
-    let connection = client.get_multiplexed_async_connection_with_config(&config).await.unwrap();
-    let text = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
-    let script = Arc::new(redis::Script::new(text));
-    let options =
-        RedisOptions::from_url(url).unwrap().with_response_timeout(PATIENCE).with_connect_timeout(PATIENCE);
-    let engine = Redis::open(&options).await.unwrap();
-    let tenure = Tenure::new(engine.clone());
-    let run: u64 = rand::random();
-    let key = |n: usize| format!("measure/{run:x}/{n}");
+    let stage = Stage::open(url).await;
     let mut rates: Vec<[[f64; 2]; 3]> = Vec::new();
     for _ in 0..=ROUNDS {
-        let raw = |n| Raw { connection: connection.clone(), script: Arc::clone(&script), key: key(n) };
-        let verbs = |n| Verbs { engine: engine.clone(), key: Key::new(key(n)).unwrap() };
-        let face = |n| Face { tenure: tenure.clone(), key: Key::new(key(n)).unwrap() };
         rates.push([
-            rate(&connection, (0..tasks).map(raw).collect()).await,
-            rate(&connection, (0..tasks).map(verbs).collect()).await,
-            rate(&connection, (0..tasks).map(face).collect()).await,
+            rate(&stage.connection, (0..tasks).map(|n| stage.raw(n)).collect()).await,
+            rate(&stage.connection, (0..tasks).map(|n| stage.verbs(n)).collect()).await,
+            rate(&stage.connection, (0..tasks).map(|n| stage.face(n)).collect()).await,
         ]);
     }
     rates.remove(0); // The first round warms up.
@@ -153,7 +210,12 @@ async fn measure(url: &str, tasks: usize) {
 }
 
 fn main() {
-    let url = std::env::args().nth(1).unwrap_or_else(|| "redis://127.0.0.1:6379".to_owned());
+    let args: Vec<_> = std::env::args().skip(1).collect();
+    let url = args.first().cloned().unwrap_or_else(|| "redis://127.0.0.1:6379".to_owned());
+    if let [_, who, tasks, cycles] = &args[..] {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        return runtime.block_on(count(&url, who, tasks.parse().unwrap(), cycles.parse().unwrap()));
+    }
     for (name, mut builder) in [
         ("one thread", tokio::runtime::Builder::new_current_thread()),
         ("two threads", tokio::runtime::Builder::new_multi_thread()),

@@ -61,7 +61,7 @@ impl RedisContender {
     async fn verb_at(&self, step: &Step, script: Script, args: &[&[u8]]) -> Result<String, Failed> {
         if script == Script::Renew {
             // Renewals come from the keeper, many at a time.
-            return step.link.verb_together(step.manner, script, &self.claim.key, &self.hash, args).await;
+            return step.link.verb_soon(step.manner, script, &self.claim.key, &self.hash, args).await;
         }
         step.link.verb(step.manner, script, &self.claim.key, &self.hash, args).await
     }
@@ -105,9 +105,7 @@ impl RedisContender {
         let args = [&self.id, &wish, &term, &spare, &floor, if_busy];
         let args = args.map(str::as_bytes);
         if looks_after {
-            return link
-                .verb_together(step.manner, Script::Attempt, &self.claim.key, &self.hash, &args)
-                .await;
+            return link.verb_soon(step.manner, Script::Attempt, &self.claim.key, &self.hash, &args).await;
         }
         self.verb_at(step, Script::Attempt, &args).await
     }

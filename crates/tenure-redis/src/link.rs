@@ -33,7 +33,7 @@ use crate::route::{Failed, Manner, Redirect};
 use crate::scripts::{Script, Voice};
 use crate::sentinel::Sentinels;
 use crate::slots::Served;
-use crate::together::Waiting;
+use crate::together::Together;
 use crate::trouble;
 
 /// Makes connections to one server, or to the one that sentinels name; what it pushes goes to one inbox.
@@ -62,7 +62,7 @@ pub(crate) struct Link {
     made: Moment,
     card: Mutex<Option<Shown>>,
     /// Verbs that are sent together.
-    pub(crate) waiting: Waiting,
+    pub(crate) together: Together,
     _watch: Option<Watch>,
 }
 
@@ -176,7 +176,7 @@ impl Dial for Dialer {
             scripts: dialed.scripts,
             made: SystemClock.now(),
             card: Mutex::default(),
-            waiting: Waiting::default(),
+            together: Together::default(),
             _watch: watch,
         })
     }
@@ -296,18 +296,23 @@ impl Link {
 
     /// A verb: its answer is one line that begins with the claim. The rest of the line is returned.
     pub(crate) async fn verb(
-        &self,
+        self: &Arc<Self>,
         manner: Manner,
         script: Script,
         key: &Key,
         hash: &str,
         args: &[&[u8]],
     ) -> Result<String, Failed> {
-        self.line(self.script(manner, script, &[hash.as_bytes()], args).await?, key, hash, args)
+        let answer = if self.takes_many(manner) {
+            self.now(script, hash, args).await?
+        } else {
+            self.script(manner, script, &[hash.as_bytes()], args).await?
+        };
+        self.line(answer, key, hash, args)
     }
 
-    /// The same, together with what else is due.
-    pub(crate) async fn verb_together(
+    /// A verb that is not in a hurry, together with what else is due.
+    pub(crate) async fn verb_soon(
         self: &Arc<Self>,
         manner: Manner,
         script: Script,
@@ -318,7 +323,7 @@ impl Link {
         if !self.takes_many(manner) {
             return self.verb(manner, script, key, hash, args).await;
         }
-        self.line(self.together(script, hash, args).await?, key, hash, args)
+        self.line(self.soon(script, hash, args).await?, key, hash, args)
     }
 
     /// What a verb has answered, which must be an answer to it.

@@ -36,15 +36,16 @@ pub(crate) enum Script {
     Evict,
     Inspect,
     Fence,
-    /// Many attempts, and many renewals, that fall due together.
+    /// Many of a kind together.
     Attempts,
     Renewals,
+    Withdrawals,
     Prove,
     Raise,
 }
 
 impl Script {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Attempt,
         Self::Renew,
         Self::Restamp,
@@ -54,6 +55,7 @@ impl Script {
         Self::Fence,
         Self::Attempts,
         Self::Renewals,
+        Self::Withdrawals,
         Self::Prove,
         Self::Raise,
     ];
@@ -63,6 +65,7 @@ impl Script {
         match self {
             Self::Attempt => Some(Self::Attempts),
             Self::Renew => Some(Self::Renewals),
+            Self::Withdraw => Some(Self::Withdrawals),
             _ => None,
         }
     }
@@ -87,6 +90,7 @@ impl Script {
             Self::Fence => return include_str!("scripts/fence.lua").to_owned(),
             Self::Attempts => return for_many(Self::Attempt.source(voice), 6),
             Self::Renewals => return for_many(Self::Renew.source(voice), 2),
+            Self::Withdrawals => return for_many(Self::Withdraw.source(voice), 3),
         };
         let own = own.replace("-- helpers --\n", include_str!("scripts/helpers.lua"));
         let own = own.replace("-- rules --\n", include_str!("scripts/rules.lua"));

@@ -65,6 +65,30 @@ async fn c070_c075_each_of_many_who_ask_at_once_has_a_verdict_of_its_own() {
     assert!(server.say("GET tenure:{k20}").unwrap().contains("precious"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c026_a_lost_reply_to_many_is_unknown_to_each_and_was_applied_once() {
+    let server = RedisServer::start(&[]).unwrap();
+    let proxy = Proxy::before(server.port(), Proxy::resp).unwrap();
+    let redis = Redis::open(&options(&url_of(&proxy))).await.unwrap();
+    granted(&mut redis.contend(claim("other"))).await;
+    let mut line = contend(&redis);
+    proxy.next(Side::Replies, |frame| frame.starts_with(b"*"), Trick::CutBefore);
+    let mut lost = 0;
+    for attempt in attempt(&mut line).await {
+        let Err(error) = attempt else { continue };
+        assert_eq!(axes(&error), (EngineErrorKind::Unreachable, Effect::Unknown, Retry::Worth), "{error}");
+        lost += 1;
+    }
+    assert!(lost > 1, "{lost}");
+    // The same claims ask again, and none stands in its own way.
+    let direct = open(&server).await;
+    for (n, attempt) in attempt(&mut line).await.into_iter().enumerate() {
+        let Ok(Attempt::Granted(grant)) = attempt else { panic!("{n}: {attempt:?}") };
+        let found = direct.inspect(&key(&format!("k{n}"))).await.unwrap();
+        assert_eq!((found.places.len(), found.last_token), (1, Some(grant.tokens.first)));
+    }
+}
+
 #[tokio::test]
 async fn c028_whoever_asks_no_more_takes_nothing_from_the_others() {
     let server = RedisServer::start(&[]).unwrap();
