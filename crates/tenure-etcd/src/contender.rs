@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use futures_util::future::select_all;
 use tenure_core::engine::line::{self, Verdict};
 use tenure_core::engine::{
     Attempt, Contender, EngineError, Gone, Renewal, Restamp, Stray, Validity, Wake, Withdrawn,
@@ -16,10 +15,10 @@ use tenure_core::{Claim, FencingToken, TokenBlock};
 
 use crate::Shared;
 use crate::link::{Failed, Link};
+use crate::listening::{Listening, Matter};
 use crate::place::{Doing, Seen};
-use crate::record::View;
+use crate::record::{Place, View};
 use crate::seat::Seat;
-use crate::watch::{Sight, Watch};
 
 /// How often a line may change under a verb before it gives up.
 const TRIES_MAX: usize = 32;
@@ -30,28 +29,25 @@ pub struct EtcdContender {
     shared: Arc<Shared>,
     claim: Claim,
     seat: Seat,
-    interest: Option<Interest>,
-    watches: Vec<Watch>,
-}
-
-/// What may change something for the claim since it was last looked at.
-#[derive(Debug)]
-struct Interest {
-    /// The revision of that look.
-    after: i64,
-    keys: Vec<(Vec<u8>, Sight)>,
+    /// What may change something for the claim since it was last looked at.
+    listening: Option<Listening>,
+    /// What was listened to before the look that is under way.
+    before: Option<Listening>,
 }
 
 impl EtcdContender {
     pub(crate) fn new(shared: Arc<Shared>, claim: Claim) -> Self {
         let seat = shared.seats.of(claim.id);
-        Self { shared, claim, seat, interest: None, watches: Vec::new() }
+        Self { shared, claim, seat, listening: None, before: None }
     }
 
     /// Forgets what was told so far: done before the server is asked.
     fn forget_wakes(&mut self) {
-        self.interest = None;
-        self.watches.clear();
+        self.before = self.listening.take();
+    }
+
+    fn listen(&mut self, matters: Vec<Matter>, after: i64) {
+        self.listening = Some(Listening::to(matters, after, self.before.take()));
     }
 
     fn doing<'a>(&'a self, link: &'a Arc<Link>, begun: Moment) -> Doing<'a> {
@@ -61,7 +57,7 @@ impl EtcdContender {
     /// From now on only what happens to the own place is of interest.
     fn listen_as_holder(&mut self, after: i64) {
         if let Some(place) = self.seat.place() {
-            self.interest = Some(Interest { after, keys: vec![(place.key, Sight::Deletions)] });
+            self.listen(vec![Matter::deletion(&place.key, place.created)], after);
         }
     }
 
@@ -70,26 +66,26 @@ impl EtcdContender {
     /// Of the waiters for a permit only the first watches all who hold one; each other watches the waiter before it,
     /// which writes its slot when it is granted. So a release wakes one of them.
     fn listen_as_waiter(&mut self, view: &View, me: usize) {
-        let mut keys = vec![(view.places[me].key.clone(), Sight::Deletions)];
+        let leaves = |place: &Place| Matter::deletion(&place.key, place.created);
+        let mut matters = vec![leaves(&view.places[me])];
         match line::verdict(&view.modes(), me) {
             Verdict::Granted => {}
-            Verdict::WaitBehind(behind) => keys.push((view.places[behind].key.clone(), Sight::Deletions)),
+            Verdict::WaitBehind(behind) => matters.push(leaves(&view.places[behind])),
             Verdict::WaitForPermit if me > view.granted() => {
-                keys.push((view.places[me - 1].key.clone(), Sight::Changes));
+                let before = &view.places[me - 1];
+                matters.push(Matter::change(&before.key, before.changed));
             }
-            Verdict::WaitForPermit => {
-                keys.extend(view.places[..me].iter().map(|place| (place.key.clone(), Sight::Deletions)));
-            }
+            Verdict::WaitForPermit => matters.extend(view.places[..me].iter().map(leaves)),
         }
-        self.interest = Some(Interest { after: view.revision, keys });
+        self.listen(matters, view.revision);
     }
 
     /// What a waiter far back waits for: its own place and the one before it, which are as they were.
     fn listen_as_before(&mut self, after: i64) {
         if let Some(place) = self.seat.place() {
-            let keys = place.behind.map(|behind| behind.key).into_iter().chain([place.key]);
-            let keys = keys.map(|key| (key, Sight::Deletions)).collect();
-            self.interest = Some(Interest { after, keys });
+            let own = Matter::deletion(&place.key, place.created);
+            let behind = place.behind.map(|behind| Matter::deletion(&behind.key, behind.created));
+            self.listen([own].into_iter().chain(behind).collect(), after);
         }
     }
 
@@ -173,15 +169,12 @@ impl Contender for EtcdContender {
     /// # Cancel safety
     /// Safe: what one call would have reported, the next one reports.
     async fn changed(&mut self) -> Result<Wake, EngineError> {
-        let Some(interest) = &self.interest else { return Ok(Wake::LookAgain) };
-        if self.watches.is_empty() {
-            let link = self.shared.links.link().await?;
-            let watch = |(key, sight): &(Vec<u8>, Sight)| link.watch(key.clone(), interest.after, *sight);
-            self.watches = interest.keys.iter().map(watch).collect();
-        }
-        let told = self.watches.iter_mut().map(|watch| Box::pin(watch.told()));
-        let (told, ..) = select_all(told).await;
-        told?;
+        let Some(listening) = &mut self.listening else { return Ok(Wake::LookAgain) };
+        let link = match listening.link() {
+            Some(link) => Arc::clone(link),
+            None => self.shared.links.link().await?,
+        };
+        listening.told(&link).await?;
         Ok(Wake::LookAgain)
     }
 

@@ -12,9 +12,9 @@
 //!    given before.
 //! 4. No client's clock is stored.
 //!
-//! Where to look: `names` for what keys are called, `record` for what is in them, `place`, `holding` and
-//! `leaving` for transactions, `lease` for
-//! leases, `link` for the connection with its streams in `pulse` and `watch`, `trouble` for what each refusal means.
+//! Where to look: `names` for what keys are called, `record` for what is in them, `place`, `holding` and `leaving` for
+//! transactions, `lease` for leases, `listening` for what wakes whom, `link` for the connection with its streams in
+//! `pulse` and `watch`, `trouble` for what each refusal means.
 #![forbid(unsafe_code)]
 
 mod contender;
@@ -24,6 +24,7 @@ mod holding;
 mod lease;
 mod leaving;
 mod link;
+mod listening;
 mod names;
 mod operator;
 mod ops;

@@ -292,9 +292,9 @@ impl Link {
         }
     }
 
-    /// Begins to watch what happens to a key after a revision.
-    pub(crate) fn watch(&self, key: Vec<u8>, after: i64, sight: Sight) -> crate::watch::Watch {
-        self.watches.watch(key, after, sight)
+    /// Begins to watch what happens to a key from now on.
+    pub(crate) fn watch(&self, key: Vec<u8>, sight: Sight) -> crate::watch::Watch {
+        self.watches.watch(key, sight)
     }
 
     /// Runs something on the runtime of the connection, for which nobody waits.

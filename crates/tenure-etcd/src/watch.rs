@@ -2,8 +2,12 @@
 //!
 //! # Invariants
 //! 1. A watch is a level: once something has happened, whoever asks is told, again and again.
-//! 2. What happens after the revision of a watch is never missed: a watch that cannot go on tells so.
+//! 2. What happens after the revision at which a watch began is never missed: a watch that cannot go on tells so.
 //! 3. A watch that nobody has any more is ended at the server, too.
+//!
+//! A watch begins at the server's present, never at a revision of the past: etcd makes up for what such a watch has
+//! missed in rounds of a tenth of a second, and it tells of nothing until its round has come, not even of what happens
+//! now. So whoever watches asks afterwards whether something has happened before the watch began.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -34,7 +38,10 @@ pub(crate) enum Sight {
 /// What a watch has seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Seen {
-    Nothing,
+    /// The server has not said yet that it watches.
+    Ordered,
+    /// Nothing since this revision.
+    Nothing(i64),
     Something,
     /// It cannot go on, for this reason.
     Refused(String),
@@ -75,20 +82,14 @@ impl Watches {
         Self { orders, table, next: AtomicI64::new(1) }
     }
 
-    pub(crate) fn watch(&self, key: Vec<u8>, after: i64, sight: Sight) -> Watch {
+    pub(crate) fn watch(&self, key: Vec<u8>, sight: Sight) -> Watch {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (tell, seen) = watch::channel(Seen::Nothing);
+        let (tell, seen) = watch::channel(Seen::Ordered);
         let filters = match sight {
             Sight::Deletions => vec![FilterType::Noput as i32],
             Sight::Changes => Vec::new(),
         };
-        let create = WatchCreateRequest {
-            key,
-            start_revision: after + 1,
-            filters,
-            watch_id: id,
-            ..Default::default()
-        };
+        let create = WatchCreateRequest { key, filters, watch_id: id, ..Default::default() };
         lock(&self.table).insert(id, tell);
         let order = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
         if self.orders.send(order).is_err() {
@@ -105,10 +106,27 @@ impl Watch {
     /// # Cancel safety
     /// Safe: what one call would have reported, the next one reports.
     pub(crate) async fn told(&mut self) -> Result<(), Trouble> {
-        match self.seen.wait_for(|seen| *seen != Seen::Nothing).await.as_deref() {
+        let told = |seen: &Seen| matches!(seen, Seen::Something | Seen::Refused(_));
+        match self.seen.wait_for(told).await.as_deref() {
             Ok(Seen::Refused(why)) => Err(Trouble::lost(format!("a watch was refused: {why}"))),
             Ok(_) | Err(_) => Ok(()),
         }
+    }
+
+    /// The revision of the server when the watch began; none when there is something to be told already.
+    ///
+    /// # Cancel safety
+    /// Safe: a later call gives the same answer.
+    pub(crate) async fn begun(&mut self) -> Option<i64> {
+        match self.seen.wait_for(|seen| *seen != Seen::Ordered).await.as_deref() {
+            Ok(Seen::Nothing(since)) => Some(*since),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    /// Whether it goes on, and has seen nothing.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.seen.has_changed().is_ok() && matches!(*self.seen.borrow(), Seen::Ordered | Seen::Nothing(_))
     }
 }
 
@@ -155,7 +173,11 @@ fn seen(answer: &WatchResponse) -> Option<Seen> {
     let happened = answer.canceled
         || answer.compact_revision != 0
         || answer.events.iter().any(|event| matches!(event.r#type(), EventType::Put | EventType::Delete));
-    happened.then_some(Seen::Something)
+    match &answer.header {
+        _ if happened => Some(Seen::Something),
+        Some(header) if answer.created => Some(Seen::Nothing(header.revision)),
+        _ => None,
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -3,7 +3,10 @@
 
 mod support;
 
+use std::time::Duration;
+
 use support::*;
+use tenure_core::engine::{Contender, Engine, Stray, Wake};
 use tenure_core::{Fairness, Tenure};
 use tokio::sync::mpsc;
 
@@ -84,4 +87,52 @@ async fn a_permit_that_comes_back_wakes_one_of_many_and_they_follow_in_order() {
     assert!(slots.iter().all(|slot| *slot < 3), "{slots:?}");
     assert!(woken < 6 * WAITERS as u64, "{woken} wakes of {WAITERS} waiters for 6 grants");
     tasks.abort_all();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiter_is_told_at_once_although_others_write_while_it_begins_to_listen() {
+    const WAITERS: usize = 40;
+    let cluster = EtcdCluster::single().unwrap();
+    let engine = open(&cluster).await;
+    for round in 0..5 {
+        let holder = &mut engine.contend(claim(&format!("k{round}")));
+        granted(holder).await;
+        let mut waiters: Vec<_> = (0..WAITERS).map(|_| engine.contend(claim(&format!("k{round}")))).collect();
+        for waiter in &mut waiters {
+            waits(waiter).await;
+        }
+        // The store has gone on since each of them looked.
+        granted(&mut engine.contend(claim(&format!("other{round}")))).await;
+        let mut told: Vec<_> = waiters.iter_mut().map(|waiter| Box::pin(waiter.changed())).collect();
+        let listening = async {
+            // Watches that the server has to bring up to date wait for a round of a tenth of a second for it.
+            for _ in 0..20 {
+                let behind = cluster.metric(0, "etcd_debugging_mvcc_slow_watcher_total").unwrap_or(0.0);
+                assert!(behind < 1.0, "{behind} watches are behind the store");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            _ = futures_util::future::select_all(&mut told) => panic!("nothing has happened"),
+            () = listening => {}
+        }
+        drop(told);
+        holder.withdraw(Stray::Impossible).await.unwrap();
+        assert_eq!(in_time("the first is told", waiters[0].changed()).await.unwrap(), Wake::LookAgain);
+        granted(&mut waiters[0]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happens_between_a_look_and_the_begin_of_listening_is_told() {
+    let cluster = EtcdCluster::single().unwrap();
+    let engine = open(&cluster).await;
+    let (mut holder, mut waiter) = (engine.contend(claim("k")), engine.contend(claim("k")));
+    granted(&mut holder).await;
+    waits(&mut waiter).await;
+    holder.withdraw(Stray::Impossible).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(in_time("it is told", waiter.changed()).await.unwrap(), Wake::LookAgain);
+    }
+    granted(&mut waiter).await;
 }
