@@ -81,7 +81,7 @@ impl Doing<'_> {
             then.push(ops::put(&mark, base.to_string().into_bytes(), 0));
         }
         let (answer, ()) =
-            tokio::join!(self.link.txn(ops::txn(compare, then, Vec::new())), lease.freshen(self.link));
+            tokio::join!(self.write_txn(ops::txn(compare, then, Vec::new())), lease.freshen(self.link));
         let answers = match answer {
             Err(failed) if failed.no_lease => {
                 self.seat.state().hold = None;
@@ -165,7 +165,7 @@ impl Doing<'_> {
         let compare =
             vec![ops::created_at(&place.key, place.created), ops::changed_at(&place.key, place.changed)];
         let txn = ops::txn(compare, vec![ops::put(&place.key, words, hold.id)], Vec::new());
-        let (answer, ()) = tokio::join!(self.link.txn(txn), hold.freshen(self.link));
+        let (answer, ()) = tokio::join!(self.write_txn(txn), hold.freshen(self.link));
         match answer {
             Err(failed) if failed.no_lease => self.seat.state().hold = None,
             Err(failed) => return Err(failed.into()),
@@ -201,7 +201,7 @@ impl Doing<'_> {
         ];
         let compare = vec![ops::created_at(&place.key, place.created)];
         let txn = ops::txn(compare, then, vec![ops::get(&self.grave())]);
-        let mut answers = Answers::from(self.link.txn(txn).await?);
+        let mut answers = Answers::from(self.write_txn(txn).await?);
         if !answers.succeeded {
             return Ok(Err(record::gone(&answers.found()?).unwrap_or(Gone::Absent)));
         }

@@ -16,7 +16,7 @@ impl Doing<'_> {
     /// Takes back a place that was just made, as if it had never been.
     pub(crate) async fn undo(&self) -> Result<(), EngineError> {
         let Some(place) = self.seat.place() else { return Ok(()) };
-        let undone = self.link.txn(ops::txn(Vec::new(), vec![ops::delete(&place.key)], Vec::new())).await;
+        let undone = self.write_txn(ops::txn(Vec::new(), vec![ops::delete(&place.key)], Vec::new())).await;
         // If the answer does not come, the place may stand.
         undone.map_err(|failed| failed.trouble.with_unknown_effect())?;
         self.dispose(false);
@@ -51,7 +51,7 @@ impl Doing<'_> {
             let dig = ops::put(&grave, WITHDRAWN.to_vec(), lease);
             ops.push(ops::when(vec![ops::is_absent(&grave)], vec![dig], Vec::new()));
         }
-        let mut answers = Answers::from(self.link.txn(ops::txn(Vec::new(), ops, Vec::new())).await?);
+        let mut answers = Answers::from(self.write_txn(ops::txn(Vec::new(), ops, Vec::new())).await?);
         let before = if known_to_hold { None } else { Some(answers.found()?) };
         let was_there = !answers.deleted()?.is_empty();
         self.dispose(stray == Stray::Possible);

@@ -14,7 +14,7 @@
 //!
 //! Where to look: `names` for what keys are called, `record` for what is in them, `place`, `holding` and `leaving` for
 //! transactions, `lease` for leases, `listening` for what wakes whom, `link` for the connection with its streams in
-//! `pulse` and `watch`, `trouble` for what each refusal means.
+//! `pulse` and `watch` and its writes in `together`, `trouble` for what each refusal means.
 #![forbid(unsafe_code)]
 
 mod contender;
@@ -34,6 +34,7 @@ mod pulse;
 mod record;
 pub mod rpc;
 mod seat;
+mod together;
 mod trouble;
 mod version;
 mod watch;
@@ -52,6 +53,7 @@ pub use options::{EtcdLayout, EtcdOptions, EtcdUrlError, LongerTtl};
 use lease::{Lease, Pool};
 use link::{Dialer, Failed, Link};
 use names::Names;
+use rpc::{TxnRequest, TxnResponse};
 use seat::Seats;
 
 /// How long a waiting place lives without an attempt, in seconds.
@@ -108,6 +110,20 @@ impl Etcd {
 impl Shared {
     pub(crate) fn options(&self) -> &EtcdOptions {
         self.links.dial().options()
+    }
+
+    /// Makes a transaction that writes in the line of a key and nowhere else.
+    pub(crate) async fn write(
+        &self,
+        link: &Arc<Link>,
+        key: &Key,
+        txn: TxnRequest,
+    ) -> Result<TxnResponse, Failed> {
+        match self.names.layout() {
+            EtcdLayout::Tenure => link.write(key, txn).await,
+            // The places of one key may be among those of another.
+            EtcdLayout::Concurrency => link.txn(txn).await,
+        }
     }
 
     /// Keeps a lease for the next claim, or ends it when there are enough.

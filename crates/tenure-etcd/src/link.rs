@@ -30,6 +30,7 @@ use crate::rpc::{
     KvClient, LeaseClient, LeaseGrantRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest, TxnRequest,
     TxnResponse,
 };
+use crate::together::Writes;
 use crate::trouble;
 use crate::version::Version;
 use crate::watch::{Sight, Watches};
@@ -56,6 +57,7 @@ pub(crate) struct Link {
     turns: Semaphore,
     pulse: Pulse,
     watches: Watches,
+    pub(crate) writes: Writes,
     pub(crate) version: Version,
 }
 
@@ -87,6 +89,7 @@ impl Life {
 }
 
 /// A request failed: what it means, and whether it was for a lease that has ended.
+#[derive(Clone)]
 pub(crate) struct Failed {
     pub(crate) trouble: Trouble,
     pub(crate) no_lease: bool,
@@ -133,6 +136,7 @@ impl Dial for Dialer {
             turns: Semaphore::new(AT_ONCE),
             pulse,
             watches,
+            writes: Writes::default(),
             version: dialed.version,
         })
     }

@@ -136,7 +136,12 @@ pub(crate) fn page(span: &Span, limit: i64, keys_only: bool) -> RequestOp {
 
 /// A transaction inside a transaction.
 pub(crate) fn when(compare: Vec<Compare>, then: Vec<RequestOp>, or: Vec<RequestOp>) -> RequestOp {
-    op(Request::RequestTxn(txn(compare, then, or)))
+    inside(txn(compare, then, or))
+}
+
+/// A transaction that is an operation of another.
+pub(crate) fn inside(txn: TxnRequest) -> RequestOp {
+    op(Request::RequestTxn(txn))
 }
 
 pub(crate) fn txn(compare: Vec<Compare>, success: Vec<RequestOp>, failure: Vec<RequestOp>) -> TxnRequest {

@@ -14,7 +14,7 @@ use crate::names::Span;
 use crate::ops::{self, Answers};
 use crate::options::{EtcdLayout, LongerTtl};
 use crate::record::{self, Mark, Place, View, Words, seconds_up};
-use crate::rpc::RequestOp;
+use crate::rpc::{RequestOp, TxnRequest, TxnResponse};
 use crate::seat::{Behind, Seat, Taken};
 use crate::{Shared, WAITING};
 
@@ -53,6 +53,11 @@ impl Doing<'_> {
     /// Whether a line that is not empty is certainly no use to it.
     fn joins_only_alone(&self) -> bool {
         self.leaves() && self.claim.mode == Mode::Exclusive
+    }
+
+    /// Makes a transaction that writes in the line of the claim.
+    pub(crate) async fn write_txn(&self, txn: TxnRequest) -> Result<TxnResponse, Failed> {
+        self.shared.write(self.link, &self.claim.key, txn).await
     }
 
     pub(crate) fn line(&self) -> Span {
@@ -96,7 +101,7 @@ impl Doing<'_> {
         );
         self.seat.sends();
         let (answer, (), ()) =
-            tokio::join!(self.link.txn(txn), hold.freshen(self.link), wait.freshen(self.link));
+            tokio::join!(self.write_txn(txn), hold.freshen(self.link), wait.freshen(self.link));
         let mut answers = match answer {
             Ok(answer) => Answers::from(answer),
             Err(failed) => {
@@ -165,7 +170,7 @@ impl Doing<'_> {
 
     /// Leaves a line that cannot be read, as if it had never been joined.
     async fn turn_back(&self, own: &[u8], trouble: Trouble) -> Result<Seen, EngineError> {
-        let left = self.link.txn(ops::txn(Vec::new(), vec![ops::delete(own)], Vec::new())).await;
+        let left = self.write_txn(ops::txn(Vec::new(), vec![ops::delete(own)], Vec::new())).await;
         if left.is_err() {
             return Err(trouble.with_unknown_effect().into());
         }

@@ -30,7 +30,7 @@ pub(crate) fn ends_connection(status: &Status) -> bool {
 
 /// The table: what a refusal means.
 pub(crate) fn of(status: &Status) -> Trouble {
-    use EngineErrorKind::{Denied, Full, Protocol, Unreachable};
+    use EngineErrorKind::{Denied, Full, Protocol, Unreachable, Unsupported};
     let said = status.message();
     if status.code() == Code::Unavailable && never_left(status) {
         return Trouble::away(format!("cannot connect: {}", root_cause(status)));
@@ -70,15 +70,18 @@ pub(crate) fn of(status: &Status) -> Trouble {
         Code::InvalidArgument if said.contains("user name is empty") => {
             (Denied, Effect::None, Retry::Useless, "the cluster wants a user and a password")
         }
+        Code::InvalidArgument if said.contains("request is too large") => {
+            (Unsupported, Effect::None, Retry::Useless, "start etcd with a higher --max-request-bytes")
+        }
+        Code::InvalidArgument if said.contains("too many operations") => {
+            (Unsupported, Effect::None, Retry::Useless, "start etcd with a higher --max-txn-ops")
+        }
         Code::FailedPrecondition if said.contains("authentication is not enabled") => {
             (Denied, Effect::None, Retry::Useless, "the cluster has no users: leave out user and password")
         }
-        Code::Unimplemented => (
-            EngineErrorKind::Unsupported,
-            Effect::None,
-            Retry::Useless,
-            "the server is no etcd of 3.4 or newer",
-        ),
+        Code::Unimplemented => {
+            (Unsupported, Effect::None, Retry::Useless, "the server is no etcd of 3.4 or newer")
+        }
         _ => (Protocol, Effect::Unknown, Retry::Useless, "this refusal is not expected here"),
     };
     Trouble::new(
@@ -166,6 +169,20 @@ mod tests {
                 "etcdserver: duplicate key given",
                 Protocol,
                 Effect::Unknown,
+                Retry::Useless,
+            ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: too many operations in txn request",
+                Unsupported,
+                Effect::None,
+                Retry::Useless,
+            ),
+            (
+                Code::InvalidArgument,
+                "etcdserver: request is too large",
+                Unsupported,
+                Effect::None,
                 Retry::Useless,
             ),
             (
