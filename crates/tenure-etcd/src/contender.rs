@@ -14,6 +14,7 @@ use tenure_core::lease::{Clock, Moment, SystemClock};
 use tenure_core::{Claim, FencingToken, TokenBlock};
 
 use crate::Shared;
+use crate::holding::Renewed;
 use crate::link::{Failed, Link};
 use crate::listening::{Listening, Matter};
 use crate::place::{Doing, Seen};
@@ -103,7 +104,10 @@ impl EtcdContender {
                     self.listen_as_before(revision);
                     return Ok(Attempt::Waiting(waiting));
                 }
-                Seen::Busy(view) => return Ok(Attempt::Busy(doing.waiting(&view, view.places.len()))),
+                Seen::Busy(view) => {
+                    doing.dispose(false);
+                    return Ok(Attempt::Busy(doing.waiting(&view, view.places.len())));
+                }
                 Seen::Line { view, me, joined } => {
                     if joined {
                         doing.check_limit(&view, me).await?;
@@ -139,6 +143,7 @@ impl EtcdContender {
                         }
                     }
                     Seen::Gone(gone) => return Ok(Some(gone)),
+                    Seen::Again => {}
                     _ => return Ok(Some(Gone::Absent)),
                 },
                 None => {
@@ -182,18 +187,21 @@ impl Contender for EtcdContender {
         self.forget_wakes();
         let begun = SystemClock.now();
         let link = self.shared.links.link().await?;
-        let doing = self.doing(&link, begun);
-        if let Some(gone) = self.confirm(&doing).await? {
-            return Ok(Renewal::Gone(gone));
-        }
-        let renewed = doing.renew().await?;
-        Ok(match renewed {
-            Ok((left, revision)) => {
-                self.listen_as_holder(revision);
-                Renewal::Renewed(Validity::Lease(left))
+        for _ in 0..TRIES_MAX {
+            let doing = self.doing(&link, begun);
+            if let Some(gone) = self.confirm(&doing).await? {
+                return Ok(Renewal::Gone(gone));
             }
-            Err(gone) => Renewal::Gone(gone),
-        })
+            match doing.renew().await? {
+                Renewed::Until(left, revision) => {
+                    self.listen_as_holder(revision);
+                    return Ok(Renewal::Renewed(Validity::Lease(left)));
+                }
+                Renewed::Gone(gone) => return Ok(Renewal::Gone(gone)),
+                Renewed::Again => {}
+            }
+        }
+        Err(Failed::busy().into())
     }
 
     async fn restamp(&mut self) -> Result<Restamp, EngineError> {

@@ -16,6 +16,16 @@ use crate::place::Doing;
 use crate::record::{self, Mark, View, Words};
 use crate::seat::Taken;
 
+/// What a renewal has found.
+pub(crate) enum Renewed {
+    /// The hold stands for so long, as was seen at this revision.
+    Until(Duration, i64),
+    /// It does not stand.
+    Gone(Gone),
+    /// The place was moved to another lease meanwhile: look again.
+    Again,
+}
+
 impl Doing<'_> {
     /// Makes a hold of a place that the rule grants; none when the line has changed meanwhile.
     ///
@@ -45,9 +55,12 @@ impl Doing<'_> {
                 (done.0, slot.unwrap_or(0), done.1)
             }
         };
-        {
-            let mut state = self.seat.state();
-            state.place = Some(Taken { grant: Some((number, slot)), ..taken.clone() });
+        match &mut self.seat.state().place {
+            Some(place) if place.created == taken.created => {
+                *place = Taken { grant: Some((number, slot)), ..taken.clone() };
+            }
+            // Another lane has seen it go.
+            _ => return Ok(None),
         }
         self.spare_the_other(&taken.lease);
         self.grant(&taken.lease, number, slot).map(Some)
@@ -84,7 +97,7 @@ impl Doing<'_> {
             tokio::join!(self.write_txn(ops::txn(compare, then, Vec::new())), lease.freshen(self.link));
         let answers = match answer {
             Err(failed) if failed.no_lease => {
-                self.seat.state().hold = None;
+                self.forget_hold(&lease);
                 return Ok(None);
             }
             answer => Answers::from(answer?),
@@ -112,76 +125,96 @@ impl Doing<'_> {
         if own && self.claim.quarantine.is_zero() { left } else { left.min(self.claim.term()) }
     }
 
-    /// Gives back the lease that a holder does not need.
+    /// The lease by which the claim was to hold has ended; the next one is asked for when it is needed.
+    fn forget_hold(&self, ended: &Lease) {
+        self.seat.state().hold.take_if(|hold| hold.id == ended.id);
+    }
+
+    /// Gives back the lease that a holder does not need, unless an attempt may still arrive under it.
     pub(crate) fn spare_the_other(&self, used: &Lease) {
         let mut state = self.seat.state();
-        if state.hold.as_ref().is_some_and(|hold| hold.id == used.id)
+        if state.unanswered == 0
+            && state.hold.as_ref().is_some_and(|hold| hold.id == used.id)
             && let Some(wait) = state.wait.take()
-            && state.unanswered == 0
         {
             drop(state);
             self.shared.give_back(wait, self.link);
         }
     }
 
-    /// Proves the hold: for how much longer it stands, and the revision at which that was seen.
-    pub(crate) async fn renew(&self) -> Result<Result<(Duration, i64), Gone>, EngineError> {
-        let Some(place) = self.seat.place() else { return Ok(Err(Gone::Absent)) };
+    /// Proves the hold.
+    pub(crate) async fn renew(&self) -> Result<Renewed, EngineError> {
+        let Some(place) = self.seat.place() else { return Ok(Renewed::Gone(Gone::Absent)) };
         let stands = vec![ops::created_at(&place.key, place.created)];
         let look = self.link.txn(ops::txn(stands, Vec::new(), vec![ops::get(&self.grave())]));
         let (alive, answer) = tokio::join!(place.lease.keep_alive(self.link), look);
         let mut answers = Answers::from(answer?);
         if !answers.succeeded {
             let gone = record::gone(&answers.found()?);
-            match gone {
-                Some(_) => self.forget_place(),
-                None => self.seat.state().lose(),
+            if gone.is_some() {
+                self.forget_place();
+            } else {
+                self.lose_place(&place, !matches!(alive, Ok(true)));
             }
-            return Ok(Err(gone.unwrap_or(Gone::Absent)));
+            return Ok(Renewed::Gone(gone.unwrap_or(Gone::Absent)));
         }
         if !alive? {
-            self.seat.state().lose();
-            return Ok(Err(Gone::Absent));
+            let is_elsewhere = |now: Taken| now.created == place.created && now.lease.id != place.lease.id;
+            if self.seat.place().is_some_and(is_elsewhere) {
+                // This lease was spared when another lane moved the place, and may have ended since.
+                return Ok(Renewed::Again);
+            }
+            self.lose_place(&place, true);
+            return Ok(Renewed::Gone(Gone::Absent));
         }
         let lease = if place.lease.granted() < self.claim.term() {
-            self.move_to_hold(&place).await?
+            let Some(lease) = self.move_to_hold(&place).await? else { return Ok(Renewed::Again) };
+            lease
         } else {
             Arc::clone(&place.lease)
         };
-        Ok(Ok((self.validity(&lease), answers.revision)))
+        Ok(Renewed::Until(self.validity(&lease), answers.revision))
     }
 
-    /// Moves a hold that began on a short lease to one of its own length. The lease that it is on afterwards.
-    async fn move_to_hold(&self, place: &Taken) -> Result<Arc<Lease>, EngineError> {
-        let Some((number, slot)) = place.grant else { return Ok(Arc::clone(&place.lease)) };
+    /// Moves a hold that began on a short lease to one of its own length. The lease that it is on afterwards; none when
+    /// it was on another one than was known.
+    async fn move_to_hold(&self, place: &Taken) -> Result<Option<Arc<Lease>>, EngineError> {
+        let as_it_is = || Ok(Some(Arc::clone(&place.lease)));
+        let Some((number, slot)) = place.grant else { return as_it_is() };
         let hold = self.leases().await?.0;
         if hold.granted() < self.claim.term() {
             // The servers grant no more than that.
-            return Ok(Arc::clone(&place.lease));
+            return as_it_is();
         }
         let slot = self.claim.mode.limit().map(|_| slot);
         let words = Words::of(self.claim, Some(number), slot).write();
         // A token of another lane must not be written over.
         let compare =
             vec![ops::created_at(&place.key, place.created), ops::changed_at(&place.key, place.changed)];
-        let txn = ops::txn(compare, vec![ops::put(&place.key, words, hold.id)], Vec::new());
+        let then = vec![ops::put(&place.key, words, hold.id)];
+        let txn = ops::txn(compare, then, vec![ops::get(&place.key)]);
         let (answer, ()) = tokio::join!(self.write_txn(txn), hold.freshen(self.link));
-        match answer {
-            Err(failed) if failed.no_lease => self.seat.state().hold = None,
-            Err(failed) => return Err(failed.into()),
-            Ok(answer) => {
-                let answers = Answers::from(answer);
-                if answers.succeeded {
-                    if let Some(place) = &mut self.seat.state().place {
-                        (place.changed, place.lease) = (answers.revision, Arc::clone(&hold));
-                    }
-                    self.spare_the_other(&hold);
-                    return Ok(hold);
-                }
+        let mut answers = match answer {
+            Ok(answer) => Answers::from(answer),
+            Err(failed) if failed.no_lease => {
+                self.forget_hold(&hold);
+                return as_it_is();
             }
+            Err(failed) => return Err(failed.into()),
+        };
+        if answers.succeeded {
+            self.seat.note_move(place.created, answers.revision, hold.id);
+            self.spare_the_other(&hold);
+            return Ok(Some(hold));
+        }
+        let seen = answers.found()?.into_iter().find(|seen| seen.create_revision == place.created);
+        if let Some(seen) = seen.filter(|seen| seen.lease != place.lease.id) {
+            // It was moved by a request that was not answered, and what was proved is the wrong lease.
+            self.seat.note_move(place.created, seen.mod_revision, seen.lease);
+            return Ok(None);
         }
         // The hold stands on its short lease; the next renewal tries again.
-        Ok(Arc::clone(&place.lease))
+        as_it_is()
     }
 
     /// A token above all of the key. The mark says to older places that they need a higher one.

@@ -2,12 +2,16 @@
 //!
 //! | Key | What it is |
 //! |---|---|
-//! | `<root>/line/<name>⇥<claim>` | a place; its value says what it wants and who it is |
+//! | `<root>/line/<name>⇥<lease in hex>` | a place; its value says whose it is and what it wants |
 //! | `<root>/gone/<name>⇥<claim>` | a tombstone |
 //! | `<root>/mark/<name>` | the last token that was given to a place younger than another |
 //! | `<name>/<lease in hex>` | a place in the layout of etcd's `concurrency` package |
 //!
-//! The tabulator between a name and a claim cannot be in a name, so no line is part of another, and keys sort as names.
+//! The tabulator after a name cannot be in a name, so no line is part of another, and keys sort as names.
+//!
+//! A place is named by the lease that its claim has for holding, not by its claim: the next claim that has this lease
+//! has a place of the same name. etcd remembers each name that was ever used until its history is compacted, and
+//! whoever reads a line passes by all that it remembers.
 
 use tenure_core::{ClaimId, Key};
 
@@ -55,10 +59,10 @@ impl Names {
         })
     }
 
-    /// The place of a claim that is to hang on this lease.
-    pub(crate) fn place(&self, key: &Key, claim: ClaimId, lease: i64) -> Vec<u8> {
+    /// The place of a claim that is to hold by this lease.
+    pub(crate) fn place(&self, key: &Key, lease: i64) -> Vec<u8> {
         match self.layout {
-            EtcdLayout::Tenure => format!("{}/line/{key}\t{claim}", self.root).into_bytes(),
+            EtcdLayout::Tenure => format!("{}/line/{key}\t{lease:x}", self.root).into_bytes(),
             EtcdLayout::Concurrency => format!("{key}/{lease:x}").into_bytes(),
         }
     }
@@ -98,15 +102,10 @@ impl Names {
         Key::new(name).ok()
     }
 
-    /// The claim of a place by its key: its last part, or in the layout of others a name made from the lease.
-    pub(crate) fn claim_of(&self, place: &[u8]) -> Option<ClaimId> {
+    /// A name for whoever has a place in the layout of others, made from the lease.
+    pub(crate) fn stranger(place: &[u8]) -> Option<ClaimId> {
         let place = std::str::from_utf8(place).ok()?;
-        match self.layout {
-            EtcdLayout::Tenure => place.rsplit_once('\t')?.1.parse().ok(),
-            EtcdLayout::Concurrency => {
-                u128::from_str_radix(place.rsplit_once('/')?.1, 16).ok().map(ClaimId::from_bits)
-            }
-        }
+        u128::from_str_radix(place.rsplit_once('/')?.1, 16).ok().map(ClaimId::from_bits)
     }
 }
 
@@ -124,13 +123,12 @@ mod tests {
         let (key, claim) = (Key::new("orders/42").unwrap(), ClaimId::from_bits(7));
         let ours = names(EtcdLayout::Tenure);
         let id = "00000000000000000000000000000007";
-        assert_eq!(ours.place(&key, claim, 1), format!("tenure/line/orders/42\t{id}").into_bytes());
+        assert_eq!(ours.place(&key, 0x2ab), b"tenure/line/orders/42\t2ab");
         assert_eq!(ours.grave(&key, claim), format!("tenure/gone/orders/42\t{id}").into_bytes());
         assert_eq!(ours.mark(&key), b"tenure/mark/orders/42");
-        assert_eq!(ours.claim_of(&ours.place(&key, claim, 1)), Some(claim));
         let theirs = names(EtcdLayout::Concurrency);
-        assert_eq!(theirs.place(&key, claim, 0x2ab), b"orders/42/2ab");
-        assert_eq!(theirs.claim_of(b"orders/42/2ab"), Some(ClaimId::from_bits(0x2ab)));
+        assert_eq!(theirs.place(&key, 0x2ab), b"orders/42/2ab");
+        assert_eq!(Names::stranger(b"orders/42/2ab"), Some(ClaimId::from_bits(0x2ab)));
         assert_eq!(theirs.key_of(b"orders/42/2ab"), Some(key));
     }
 
@@ -139,8 +137,7 @@ mod tests {
         fn c114_no_line_is_part_of_another_and_keys_sort_as_names(a in "[a-c/ %é]{1,6}", b in "[a-c/ %é]{1,6}") {
             let (one, two) = (Key::new(&a).unwrap(), Key::new(&b).unwrap());
             let ours = names(EtcdLayout::Tenure);
-            let claim = ClaimId::from_bits(1);
-            let (first, second) = (ours.place(&one, claim, 0), ours.place(&two, claim, 0));
+            let (first, second) = (ours.place(&one, 1), ours.place(&two, 1));
             prop_assert_eq!(ours.key_of(&first), Some(one.clone()));
             prop_assert_eq!(first.cmp(&second), one.cmp(&two));
             let span = ours.line(&one);

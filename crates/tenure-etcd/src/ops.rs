@@ -78,11 +78,7 @@ pub(crate) fn touch(key: &[u8]) -> RequestOp {
 }
 
 pub(crate) fn delete(key: &[u8]) -> RequestOp {
-    op(Request::RequestDeleteRange(DeleteRangeRequest {
-        key: key.to_vec(),
-        prev_kv: true,
-        ..Default::default()
-    }))
+    op(Request::RequestDeleteRange(DeleteRangeRequest { key: key.to_vec(), ..Default::default() }))
 }
 
 pub(crate) fn get(key: &[u8]) -> RequestOp {
@@ -183,14 +179,6 @@ impl Answers {
                 let hidden = count.saturating_sub(range.kvs.len());
                 Ok((range.kvs, hidden))
             }
-            _ => Err(nonsense()),
-        }
-    }
-
-    /// What a deletion has taken away.
-    pub(crate) fn deleted(&mut self) -> Result<Vec<KeyValue>, Trouble> {
-        match self.next() {
-            Some(Response::ResponseDeleteRange(deleted)) => Ok(deleted.prev_kvs),
             _ => Err(nonsense()),
         }
     }

@@ -15,7 +15,7 @@ use crate::ops::{self, Answers};
 use crate::options::{EtcdLayout, LongerTtl};
 use crate::record::{self, Mark, Place, View, Words, seconds_up};
 use crate::rpc::{RequestOp, TxnRequest, TxnResponse};
-use crate::seat::{Behind, Seat, Taken};
+use crate::seat::{Behind, Seat, State, Taken};
 use crate::{Shared, WAITING};
 
 /// Behind how many places a waiter does not count those before it at each look.
@@ -80,8 +80,9 @@ impl Doing<'_> {
     /// Takes a place at the end of the line, unless the claim has one already or was taken out before.
     pub(crate) async fn join(&self) -> Result<Seen, EngineError> {
         self.check_mode()?;
+        self.end_former_leases().await?;
         let (hold, wait) = self.leases().await?;
-        let own = self.shared.names.place(&self.claim.key, self.claim.id, hold.id);
+        let own = self.shared.names.place(&self.claim.key, hold.id);
         let (line, mark, grave) = (self.line(), self.mark(), self.grave());
         let permit = self.claim.mode.limit().map(|_| 0);
         let alone = Words::of(self.claim, None, permit);
@@ -99,7 +100,9 @@ impl Doing<'_> {
             vec![ops::put(&own, alone.write(), hold.id), ops::get(&mark)],
             behind,
         );
-        self.seat.sends();
+        if !self.seat.sends(&hold, &wait) {
+            return Ok(Seen::Again);
+        }
         let (answer, (), ()) =
             tokio::join!(self.write_txn(txn), hold.freshen(self.link), wait.freshen(self.link));
         let mut answers = match answer {
@@ -109,42 +112,56 @@ impl Doing<'_> {
                     self.seat.answered();
                 }
                 if failed.no_lease {
-                    self.seat.state().lose();
+                    // Unless another lane has got a place on them meanwhile, on the one that has not ended.
+                    let is_this = |state: &State| state.place.is_none() && state.has(&hold, &wait);
+                    let only_wait = wait.id != hold.id && wait.left().is_zero();
+                    let ended = if only_wait { vec![wait.id] } else { vec![hold.id, wait.id] };
+                    self.lose(|state| is_this(state).then(|| ended.clone()));
                     return Ok(Seen::Again);
                 }
                 return Err(failed.into());
             }
         };
-        self.seat.answered();
         if answers.succeeded {
             answers.written()?;
             let mark = match answers.found().and_then(|mark| Mark::read(&mark)) {
-                Err(trouble) => return self.turn_back(&own, trouble).await,
+                Err(trouble) => return self.turn_back(&own, answers.revision, trouble).await,
                 Ok(mark) => mark,
             };
             let (revision, lease) = (answers.revision, hold.id);
             let place = Place { key: own, created: revision, changed: revision, lease, words: alone };
             let view = View { revision, places: vec![place], hidden: 0, mark };
-            self.take(&view, 0, hold);
-            return Ok(Seen::Line { view, me: 0, joined: true });
+            return Ok(self.joined(view, 0, &hold, &wait, &hold));
         }
         if self.joins_only_alone() {
-            return self.excluded(answers);
+            return self.excluded(answers, &hold, &wait);
         }
         let mut answers = answers.inside()?;
         if !answers.succeeded {
-            return self.excluded(answers);
+            return self.excluded(answers, &hold, &wait);
         }
         answers.written()?;
         let view = match self.view_of_end(&mut answers) {
-            Err(trouble) => return self.turn_back(&own, trouble).await,
+            Err(trouble) => return self.turn_back(&own, answers.revision, trouble).await,
             Ok(view) => view,
         };
         let me = view
-            .position(self.claim.id)
+            .created_at(view.revision)
             .ok_or_else(|| Trouble::nonsense("a place vanished as it was made"))?;
-        self.take(&view, me, wait);
-        Ok(Seen::Line { view, me, joined: true })
+        Ok(self.joined(view, me, &hold, &wait, &wait))
+    }
+
+    /// Notes the place that was made, unless another lane has disposed of its leases while it was: then it goes with
+    /// them.
+    fn joined(&self, view: View, me: usize, hold: &Lease, wait: &Lease, on: &Arc<Lease>) -> Seen {
+        let mut state = self.seat.state();
+        state.unanswered -= 1;
+        if !state.has(hold, wait) {
+            return Seen::Again;
+        }
+        state.place = Some(Taken::new(&view, me, Arc::clone(on)));
+        drop(state);
+        Seen::Line { view, me, joined: true }
     }
 
     /// The layout that is shared with others knows exclusive locks only.
@@ -169,8 +186,10 @@ impl Doing<'_> {
     }
 
     /// Leaves a line that cannot be read, as if it had never been joined.
-    async fn turn_back(&self, own: &[u8], trouble: Trouble) -> Result<Seen, EngineError> {
-        let left = self.write_txn(ops::txn(Vec::new(), vec![ops::delete(own)], Vec::new())).await;
+    async fn turn_back(&self, own: &[u8], created: i64, trouble: Trouble) -> Result<Seen, EngineError> {
+        self.seat.answered();
+        let leave = ops::txn(vec![ops::created_at(own, created)], vec![ops::delete(own)], Vec::new());
+        let left = self.write_txn(leave).await;
         if left.is_err() {
             return Err(trouble.with_unknown_effect().into());
         }
@@ -179,18 +198,19 @@ impl Doing<'_> {
     }
 
     /// The line was not joined: because somebody was there, because we are, or because we must not come back.
-    fn excluded(&self, mut answers: Answers) -> Result<Seen, EngineError> {
+    fn excluded(&self, mut answers: Answers, hold: &Lease, wait: &Lease) -> Result<Seen, EngineError> {
+        self.seat.answered();
         let view = self.view(&mut answers)?;
         if let Some(gone) = record::gone(&answers.found()?) {
             return Ok(Seen::Gone(gone));
         }
         match view.position(self.claim.id) {
-            Some(me) => {
-                self.adopt(&view, me);
-                Ok(Seen::Again)
-            }
-            None => Ok(Seen::Busy(view)),
+            Some(me) => self.adopt(&view, me),
+            None if self.leaves() => return Ok(Seen::Busy(view)),
+            // The name of its place is taken, by something that was left on its lease: with that it goes.
+            None => self.end_leases(|state| state.place.is_none() && state.has(hold, wait)),
         }
+        Ok(Seen::Again)
     }
 
     /// Looks at the line again, and keeps the place alive.
@@ -213,9 +233,11 @@ impl Doing<'_> {
         let mut answers = Answers::from(answer.map_err(harmless)?);
         let view = self.view(&mut answers).map_err(Trouble::without_effect)?;
         let gone = record::gone(&answers.found().map_err(Trouble::without_effect)?);
-        let me = view.position(self.claim.id).filter(|me| view.places[*me].created == place.created);
+        let (me, alive) = (view.created_at(place.created), alive.map_err(harmless)?);
         match (me, gone) {
-            (Some(me), _) if alive.map_err(harmless)? => {
+            // It was moved by a request that was not answered, and what is proved is the wrong lease.
+            (Some(me), _) if self.notes_move(&view.places[me], place) => Ok(Seen::Again),
+            (Some(me), _) if alive => {
                 self.note(&view, me);
                 Ok(Seen::Line { view, me, joined: false })
             }
@@ -224,7 +246,7 @@ impl Doing<'_> {
                 Ok(Seen::Gone(gone))
             }
             _ => {
-                self.seat.state().lose();
+                self.lose_place(place, !alive);
                 Ok(Seen::Again)
             }
         }
@@ -317,22 +339,25 @@ impl Doing<'_> {
         Err(Trouble::unsupported(message).into())
     }
 
-    fn take(&self, view: &View, me: usize, lease: Arc<Lease>) {
-        let place = &view.places[me];
-        let marked = view.mark.changed > 0 && view.mark.base == 0;
-        let (key, created, changed) = (place.key.clone(), place.created, place.changed);
-        self.seat.state().place =
-            Some(Taken { key, created, changed, lease, grant: None, marked, behind: None });
+    /// Takes over a place that was there already.
+    pub(crate) fn adopt(&self, view: &View, me: usize) {
+        let Place { lease: id, created, .. } = view.places[me];
+        let mut state = self.seat.state();
+        if state.place.as_ref().is_some_and(|place| place.created == created) {
+            // Another lane knows more of it.
+            return;
+        }
+        let lease = state.lease(id);
+        state.place = Some(Taken::new(view, me, lease));
     }
 
-    /// Takes over a place that was there already.
-    fn adopt(&self, view: &View, me: usize) {
-        let id = view.places[me].lease;
-        let known = {
-            let state = self.seat.state();
-            state.hold.iter().chain(&state.wait).find(|lease| lease.id == id).cloned()
-        };
-        self.take(view, me, known.unwrap_or_else(|| Lease::stranger(id)));
+    /// Whether a place that was read hangs on another lease than it was known to, which is noted.
+    fn notes_move(&self, seen: &Place, place: &Taken) -> bool {
+        let moved = seen.lease != place.lease.id;
+        if moved {
+            self.seat.note_move(place.created, seen.changed, seen.lease);
+        }
+        moved
     }
 
     fn note(&self, view: &View, me: usize) {

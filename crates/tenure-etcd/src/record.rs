@@ -118,7 +118,7 @@ impl Place {
             (Some(words), _) => words,
             (None, EtcdLayout::Concurrency) => Words {
                 // A key that does not end in a lease still keeps its place in the line.
-                claim: names.claim_of(&kv.key).unwrap_or(ClaimId::from_bits(kv.create_revision as u128)),
+                claim: Names::stranger(&kv.key).unwrap_or(ClaimId::from_bits(kv.create_revision as u128)),
                 mode: Mode::Exclusive,
                 ttl: 0,
                 token: None,
@@ -181,6 +181,11 @@ impl View {
         self.places.iter().position(|place| place.words.claim == claim)
     }
 
+    /// The place that was created at this revision.
+    pub(crate) fn created_at(&self, revision: i64) -> Option<usize> {
+        self.places.iter().position(|place| place.created == revision)
+    }
+
     pub(crate) fn modes(&self) -> Vec<Mode> {
         self.places.iter().map(|place| place.words.mode).collect()
     }
@@ -209,6 +214,11 @@ impl View {
         taken.sort_unstable();
         taken.iter().fold(0, |free, slot| if *slot == free { free + 1 } else { free })
     }
+}
+
+/// Whether this is the value of a place of a claim.
+pub(crate) fn is_of(value: &[u8], claim: ClaimId) -> bool {
+    Words::read(value).is_some_and(|words| words.claim == claim)
 }
 
 /// The token that is written in a place, if one is.
@@ -268,7 +278,7 @@ mod tests {
         let ours = Names::new("tenure", EtcdLayout::Tenure);
         let claim = Claim::new(tenure_core::Key::new("k").unwrap(), ClaimId::from_bits(1));
         let value = Words::of(&claim, None, None).write();
-        let key = ours.place(&claim.key, claim.id, 0);
+        let key = ours.place(&claim.key, 1);
         let kv = KeyValue { key, value, create_revision: 11, mod_revision: 11, ..Default::default() };
         let place = Place::read(&ours, kv).unwrap();
         assert_eq!(place.token(Mark::default()), Some(11));

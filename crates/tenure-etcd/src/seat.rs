@@ -6,6 +6,8 @@
 //! # Invariants
 //! 1. All contenders of one claim in a process share one seat.
 //! 2. A seat without contenders is kept while the leases of its claim may live.
+//! 3. An attempt to join is sent only on the leases that the seat has, and while one is not answered they are given to
+//!    nobody else.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +16,7 @@ use tenure_core::ClaimId;
 use tenure_core::engine::Waiting;
 
 use crate::lease::Lease;
+use crate::record::View;
 
 /// The seats of an engine.
 #[derive(Debug, Default)]
@@ -38,6 +41,8 @@ pub(crate) struct State {
     pub(crate) place: Option<Taken>,
     /// How many attempts to join were sent and not answered.
     pub(crate) unanswered: u32,
+    /// Former leases, under which one of these may still arrive: they must have ended before the claim joins again.
+    pub(crate) condemned: Vec<Arc<Lease>>,
 }
 
 /// The place of a claim as it was last seen.
@@ -109,18 +114,50 @@ impl State {
     /// Whether something of the claim may still be at the server.
     fn may_live(&self) -> bool {
         let place = self.place.as_ref().map(|place| &place.lease);
-        self.hold.iter().chain(&self.wait).chain(place).any(|lease| !lease.left().is_zero())
+        let leases = self.hold.iter().chain(&self.wait).chain(place).chain(&self.condemned);
+        leases.into_iter().any(|lease| !lease.left().is_zero())
     }
 
-    /// Forgets a place that has ended, with its leases.
-    pub(crate) fn lose(&mut self) {
-        (self.place, self.hold, self.wait) = (None, None, None);
+    /// Whether the claim is to hold by this lease, and to wait by that one.
+    pub(crate) fn has(&self, hold: &Lease, wait: &Lease) -> bool {
+        let is = |known: &Option<Arc<Lease>>, lease: &Lease| {
+            known.as_ref().is_some_and(|known| known.id == lease.id)
+        };
+        is(&self.hold, hold) && (wait.id == hold.id || is(&self.wait, wait))
     }
 
-    /// All leases, for whoever disposes of them; nothing is left.
+    /// A lease of the claim by its name; of one that is not known, nothing is proved.
+    pub(crate) fn lease(&self, id: i64) -> Arc<Lease> {
+        let known = self.hold.iter().chain(&self.wait).find(|lease| lease.id == id);
+        known.cloned().unwrap_or_else(|| Lease::stranger(id))
+    }
+
+    /// Forgets the place, and these leases.
+    pub(crate) fn forget(&mut self, leases: &[i64]) {
+        self.place = None;
+        for kept in [&mut self.hold, &mut self.wait] {
+            kept.take_if(|lease| leases.contains(&lease.id));
+        }
+    }
+
+    /// All leases, for whoever disposes of them. Those under which something may still arrive are noted.
     pub(crate) fn take_leases(&mut self) -> Vec<Arc<Lease>> {
         self.place = None;
-        self.hold.take().into_iter().chain(self.wait.take()).collect()
+        let leases: Vec<_> = self.hold.take().into_iter().chain(self.wait.take()).collect();
+        if self.unanswered > 0 {
+            self.condemned.extend(leases.iter().cloned());
+        }
+        leases
+    }
+}
+
+impl Taken {
+    /// A place of a line, which hangs on this lease.
+    pub(crate) fn new(view: &View, me: usize, lease: Arc<Lease>) -> Self {
+        let place = &view.places[me];
+        let marked = view.mark.changed > 0 && view.mark.base == 0;
+        let (key, created, changed) = (place.key.clone(), place.created, place.changed);
+        Self { key, created, changed, lease, grant: None, marked, behind: None }
     }
 }
 
@@ -133,14 +170,28 @@ impl Seat {
         self.state().place.clone()
     }
 
-    /// An attempt to join is about to be sent; unless it is answered, it counts as under way for ever.
-    pub(crate) fn sends(&self) {
-        self.state().unanswered += 1;
+    /// An attempt to join on these leases is about to be sent; unless it is answered, it counts as under way for ever.
+    /// False when another lane has disposed of the leases: then it must not be sent.
+    pub(crate) fn sends(&self, hold: &Lease, wait: &Lease) -> bool {
+        let mut state = self.state();
+        let has = state.has(hold, wait);
+        state.unanswered += u32::from(has);
+        has
     }
 
     pub(crate) fn answered(&self) {
+        self.state().unanswered -= 1;
+    }
+
+    /// Notes that a place was seen to hang on this lease since a revision.
+    pub(crate) fn note_move(&self, created: i64, changed: i64, lease: i64) {
         let mut state = self.state();
-        state.unanswered = state.unanswered.saturating_sub(1);
+        let lease = state.lease(lease);
+        if let Some(place) = &mut state.place
+            && place.created == created
+        {
+            (place.changed, place.lease) = (changed, lease);
+        }
     }
 }
 

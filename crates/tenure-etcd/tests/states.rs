@@ -12,31 +12,6 @@ use tenure_core::engine::{
 };
 use tenure_etcd::Etcd;
 
-/// Turns users on: `root`, and `app`, who may use the root `tenure/` only.
-fn with_users(cluster: &EtcdCluster) {
-    for words in [
-        &["user", "add", "root:top"][..],
-        &["user", "grant-role", "root", "root"],
-        &["role", "add", "locks"],
-        &["role", "grant-permission", "locks", "readwrite", "--prefix=true", "tenure/"],
-        &["user", "add", "app:secret"],
-        &["user", "grant-role", "app", "locks"],
-        &["auth", "enable"],
-    ] {
-        // The role `root` is there from the beginning in some versions, and is made by granting it in others.
-        let done = cluster.etcdctl(0, words);
-        assert!(done.is_ok() || words[1] == "grant-role", "{words:?}: {done:?}");
-        if done.is_err() {
-            cluster.etcdctl(0, &["role", "add", words[3]]).unwrap();
-            cluster.etcdctl(0, words).unwrap();
-        }
-    }
-}
-
-fn url_as(cluster: &EtcdCluster, login: &str) -> String {
-    cluster.url().replace("etcd://", &format!("etcd://{login}@"))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_cluster_can_promise_is_said_in_facts() {
     let cluster = EtcdCluster::single().unwrap();

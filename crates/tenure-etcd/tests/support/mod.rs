@@ -36,16 +36,61 @@ pub fn url_of(proxy: &Proxy) -> String {
     format!("etcd://127.0.0.1:{}", proxy.port())
 }
 
+/// Turns users on: `root`, and `app`, who may use the root `tenure/` only.
+pub fn with_users(cluster: &EtcdCluster) {
+    for words in [
+        &["user", "add", "root:top"][..],
+        &["user", "grant-role", "root", "root"],
+        &["role", "add", "locks"],
+        &["role", "grant-permission", "locks", "readwrite", "--prefix=true", "tenure/"],
+        &["user", "add", "app:secret"],
+        &["user", "grant-role", "app", "locks"],
+        &["auth", "enable"],
+    ] {
+        // The role `root` is there from the beginning in some versions, and is made by granting it in others.
+        let done = cluster.etcdctl(0, words);
+        assert!(done.is_ok() || words[1] == "grant-role", "{words:?}: {done:?}");
+        if done.is_err() {
+            cluster.etcdctl(0, &["role", "add", words[3]]).unwrap();
+            cluster.etcdctl(0, words).unwrap();
+        }
+    }
+}
+
+pub fn url_as(cluster: &EtcdCluster, login: &str) -> String {
+    cluster.url().replace("etcd://", &format!("etcd://{login}@"))
+}
+
 /// Whether a frame of HTTP/2 carries data: a message, or a part of one.
 pub fn is_data(frame: &[u8]) -> bool {
     frame.len() > 9 && frame[3] == 0
 }
 
+/// The name of the place of a claim, and the lease on which it hangs.
+pub fn place_of(cluster: &EtcdCluster, name: &str, claim: ClaimId) -> (String, i64) {
+    let line = format!("tenure/line/{name}\t");
+    let shown = as_root(cluster, &["get", "--prefix", &line, "-w", "fields"]);
+    let field = |place: &str, name: &str| {
+        let value = place.lines().find_map(|line| line.strip_prefix(&format!("{name:?} : "))).unwrap();
+        value.trim_matches('"').replace("\\t", "\t")
+    };
+    // A place is shown from its key to its lease.
+    let place = shown.split("\"Key\" : ").find(|place| place.contains(&claim.to_string())).unwrap();
+    let place = format!("\"Key\" : {place}");
+    (field(&place, "Key"), field(&place, "Lease").parse().unwrap())
+}
+
+/// What an operator does, also where there are users.
+pub fn as_root(cluster: &EtcdCluster, words: &[&str]) -> String {
+    let done = cluster.etcdctl(0, words).or_else(|_| {
+        let words: Vec<_> = ["--user", "root:top"].iter().chain(words).copied().collect();
+        cluster.etcdctl(0, &words)
+    });
+    done.unwrap()
+}
+
 /// Ends the lease of the place of a claim, as etcd does when nobody has kept it alive.
 pub fn revoke_lease_of(cluster: &EtcdCluster, name: &str, claim: ClaimId) {
-    let place = format!("tenure/line/{name}\t{claim}");
-    let shown = cluster.etcdctl(0, &["get", &place, "-w", "json"]).unwrap();
-    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
-    let lease = shown["kvs"][0]["lease"].as_i64().unwrap();
-    cluster.etcdctl(0, &["lease", "revoke", &format!("{lease:x}")]).unwrap();
+    let (_, lease) = place_of(cluster, name, claim);
+    as_root(cluster, &["lease", "revoke", &format!("{lease:x}")]);
 }
