@@ -231,7 +231,7 @@ async fn a_client_that_vanished_blocks_nobody_and_knows_it_c001_c007<S: Site>(st
 async fn a_quarantine_follows_a_hold_that_was_not_released<S: Site>(stage: &Stage<S>) {
     let (paused, keeper) = Tenure::with_own_keeper(stage.client().await, Options::default());
     drop(keeper);
-    let (ttl, quarantine) = (Duration::from_millis(300), Duration::from_millis(700));
+    let (ttl, quarantine) = (Duration::from_secs(1), Duration::from_secs(1));
     let since = now();
     let guard = paused.lock(stage.name("k")).ttl(ttl).quarantine(quarantine).acquire().await.unwrap();
     assert!(guard.remaining() <= Some(ttl), "a holder counted on its quarantine");
@@ -283,7 +283,7 @@ async fn a_waiting_client_keeps_its_place_for_long_c105<S: Site>(stage: &Stage<S
 }
 
 async fn a_hold_of_many_terms_stays_renewed<S: Site>(stage: &Stage<S>) {
-    let ttl = Duration::from_secs(1);
+    let ttl = Duration::from_secs(2);
     let guard = stage.tenure().await.lock(stage.name("k")).ttl(ttl).acquire().await.unwrap();
     let claim = guard.claim();
     let since = now();
