@@ -18,7 +18,7 @@ use tenure_servers::redis::RedisCluster;
 const PATIENT: Duration = Duration::from_secs(15);
 
 async fn reach(cluster: &RedisCluster) -> Redis {
-    Redis::open(&options(&cluster.url())).await.unwrap()
+    at_last("servers of ours let us in", async || Redis::open(&options(&cluster.url())).await).await
 }
 
 fn hash(name: &str) -> String {

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tenure_conformance::Site;
 use tenure_etcd::{Etcd, EtcdOptions, LongerTtl};
@@ -27,6 +28,8 @@ impl Site for EtcdSite {
         let options = EtcdOptions::from_url(&self.cluster.url()).expect("a URL of ours");
         // The suite uses TTLs that are shorter than what etcd grants.
         let options = options.with_root(self.root.clone()).with_longer_ttl(LongerTtl::Allow);
+        let options = options.with_response_timeout(Duration::from_secs(10));
+        let options = options.with_connect_timeout(Duration::from_secs(20));
         Etcd::open(&options).await.expect("a cluster of ours")
     }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, reason = "a site that cannot be opened fails the run")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tenure_conformance::Site;
 use tenure_mysql::{Dialect, MySql, MySqlOptions};
@@ -26,6 +27,8 @@ impl MySqlSite {
     async fn open() -> Self {
         let server = MariaDbServer::start(&["--max-connections=1000"]).expect("a server");
         let options = MySqlOptions::from_url(&server.url("tenure")).expect("a URL of ours");
+        let options = options.with_response_timeout(Duration::from_secs(10));
+        let options = options.with_connect_timeout(Duration::from_secs(20));
         tenure_mysql::migrate(&options).await.expect("a schema");
         Self { server: Arc::new(server), options }
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tenure_conformance::Site;
 use tenure_redis::{Redis, RedisOptions};
@@ -35,6 +36,8 @@ impl Site for SharedSite {
 
     async fn client(&self) -> Redis {
         let options = RedisOptions::from_url(&self.url).expect("a URL of ours");
+        let options = options.with_response_timeout(Duration::from_secs(10));
+        let options = options.with_connect_timeout(Duration::from_secs(20));
         Redis::open(&options).await.expect("a server of ours")
     }
 
