@@ -51,19 +51,24 @@ CREATE TABLE tenure_tombstones (
 CREATE FUNCTION tenure_now() RETURNS bigint LANGUAGE sql VOLATILE AS
 $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
 
--- Whether a session lives: the server drops its lock with its connection. With `process`, whether it is that one's.
-CREATE FUNCTION tenure_alive(number bigint, process integer DEFAULT NULL) RETURNS boolean LANGUAGE sql VOLATILE AS $$
-  SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l
-    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.mode = 'ExclusiveLock'
-      AND l.classid = ((number >> 32) & 4294967295)::oid AND l.objid = (number & 4294967295)::oid
-      AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())
-      AND (process IS NULL OR l.pid = process))
+-- Whether a session lives: the server drops its lock with its connection. It is somebody else's when we cannot share
+-- it. When we can, it is nobody's or our own. Nothing is kept of what we share, not even to the end of the transaction:
+-- who lists many keys asks of many sessions.
+CREATE FUNCTION tenure_alive(number bigint) RETURNS boolean LANGUAGE sql VOLATILE AS $$
+  SELECT CASE
+    WHEN NOT pg_try_advisory_lock_shared(number) THEN true
+    WHEN pg_advisory_unlock_shared(number) THEN EXISTS (SELECT FROM pg_catalog.pg_locks l
+      WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.mode = 'ExclusiveLock'
+        AND l.classid = ((number >> 32) & 4294967295)::oid AND l.objid = (number & 4294967295)::oid
+        AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database()))
+    END
 $$;
 
--- Makes sure that the session which a verb names is that of the process that runs it.
-CREATE FUNCTION tenure_prove(number bigint) RETURNS void LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+-- Makes sure that the session which a verb names is that of the process that runs it. A session has its lock twice: it
+-- gives one back, which only its owner can, and takes it again at once. It is never free meanwhile.
+CREATE FUNCTION tenure_prove(number bigint) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-  IF NOT tenure_alive(number, pg_backend_pid()) THEN
+  IF NOT (CASE WHEN pg_advisory_unlock(number) THEN pg_try_advisory_lock(number) ELSE false END) THEN
     RAISE EXCEPTION USING ERRCODE = 'TN002', MESSAGE = 'this process has not the lock of the session';
   END IF;
 END $$;
