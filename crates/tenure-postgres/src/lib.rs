@@ -1,9 +1,10 @@
 //! The PostgreSQL engine of `tenure`: locks beside the data, with transactions that only a holder can commit.
 //!
 //! The line of each key lies in tables; each verb is one statement that calls one function, so a lock costs one round
-//! trip and one durable commit, and its release another. A function locks the key's row, then reads the server's clock,
-//! acts, and tells exactly those whom it enables by a notification that carries the grant. No row is locked between two
-//! round trips, so a client that is paused blocks nobody, and a pooler may be in between.
+//! trip and one durable commit, and its release another. A hold that is alone lies in its key's row, and its verbs
+//! update that. Otherwise a function locks the key's row, then reads the server's clock, acts, and tells exactly those
+//! whom it enables by a notification that carries the grant. No row is locked between two round trips, so a client that
+//! is paused blocks nobody, and a pooler may be in between.
 //!
 //! Holds end by lease, or, with [`Dialect::Advisory`], with a session: then all verbs go over one connection, which has
 //! an advisory lock for as long as it stands.
@@ -14,7 +15,8 @@
 //! 1. A verb is one statement, and so is applied as a whole or not at all.
 //! 2. Every answer names the claim. One that names another ends the connection.
 //! 3. The functions keep the same books as [`tenure_core::engine::ledger`]; a test compares them verb by verb.
-//! 4. The clock is read after the key's row is locked.
+//! 4. The clock is read after the key's row is locked; before that, only by a verb of a hold that is alone, which
+//!    judges nobody else by it.
 //! 5. What is answered was committed durably, whatever the defaults of the session say.
 //! 6. A place that a transaction of its holder has pinned stays until that transaction ends, and no verb waits for it.
 //! 7. A hold of a session that lives stays, whatever its lease; one of a session that has ended is never taken over.

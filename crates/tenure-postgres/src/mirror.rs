@@ -3,6 +3,10 @@
 //!
 //! The functions run on a real server, with one change: the clock is given to them.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
 use futures_util::FutureExt;
 use tenure_conformance::mirror::{Books, Verb as Wish, compare};
 use tenure_core::engine::ledger::{Ledger, Tombstone};
@@ -19,6 +23,16 @@ use crate::options::PostgresOptions;
 use crate::record::{self, Tag};
 use crate::verbs::{Verb, Verbs};
 
+/// What a verb finds: no key yet, its own hold alone in the key's row, another's, a line, or nothing of these.
+const FINDS: [&str; 5] = ["no key", "own", "alone", "line", "free"];
+
+const FOUND: &str = "SELECT CASE WHEN claim = $2 THEN 'own' WHEN claim IS NOT NULL THEN 'alone' \
+    WHEN line THEN 'line' ELSE 'free' END FROM tenure_keys WHERE key = $1";
+
+/// Keys that say of themselves what is not so: a hold lies beside a line, or a line where none may be.
+const BROKEN: &str = "SELECT count(*) FROM tenure_keys k WHERE CASE WHEN line THEN claim IS NOT NULL \
+    ELSE EXISTS (SELECT FROM tenure_places p WHERE p.key = k.key) END";
+
 /// Holds end by lease.
 const BY_LEASE: Value = Value::Number(0);
 
@@ -28,6 +42,8 @@ struct Mirror {
     told: UnboundedReceiver<String>,
     verbs: Verbs,
     key: String,
+    /// Which verbs have found what.
+    met: Rc<RefCell<BTreeSet<String>>>,
 }
 
 impl Mirror {
@@ -49,7 +65,16 @@ impl Mirror {
             }
             client
         });
-        Self { runtime, client, told, verbs: Verbs::of("public", None), key: String::new() }
+        let (verbs, met) = (Verbs::of("public", None), Rc::default());
+        Self { runtime, client, told, verbs, key: String::new(), met }
+    }
+
+    fn meet(&self, verb: Verb, claim: ClaimId) {
+        let names = [Value::Text(self.key.clone()), Value::Text(claim.to_string())];
+        let names = [names[0].typed(), names[1].typed()];
+        let rows = self.runtime.block_on(self.client.query_typed(FOUND, &names)).unwrap();
+        let found = rows.first().map_or("no key".to_owned(), |row| row.get(0));
+        self.met.borrow_mut().insert(format!("{verb:?}, {found}"));
     }
 }
 
@@ -89,6 +114,7 @@ impl Books for Mirror {
             }
             Wish::Evict(claim) => (Verb::Evict, *claim, vec![]),
         };
+        self.meet(verb, id);
         let names = [Value::Text(self.key.clone()), Value::Text(id.to_string())];
         let values: Vec<_> = names.into_iter().chain(values).chain([Value::Small(1_000)]).collect();
         let typed: Vec<_> = values.iter().map(Value::typed).collect();
@@ -115,13 +141,15 @@ impl Books for Mirror {
         let graves = "SELECT claim, evicted, ends_us FROM tenure_tombstones WHERE key = $1";
         let key = Value::Text(self.key.clone());
         let key = [key.typed()];
-        let (rows, graves) = self.runtime.block_on(async {
-            let (rows, graves) = tokio::join!(
+        let (rows, graves, broken) = self.runtime.block_on(async {
+            let (rows, graves, broken) = tokio::join!(
                 self.client.query_typed(&self.verbs.inspect, &key),
-                self.client.query_typed(graves, &key)
+                self.client.query_typed(graves, &key),
+                self.client.query_typed_one(BROKEN, &[])
             );
-            (rows.unwrap(), graves.unwrap())
+            (rows.unwrap(), graves.unwrap(), broken.unwrap().get::<_, i64>(0))
         });
+        assert_eq!(broken, 0, "a hold lies beside a line, or a line where none may be");
         let mut ledger = record::read(&rows).unwrap().ledger;
         ledger.tombstones = graves
             .iter()
@@ -138,7 +166,15 @@ impl Books for Mirror {
 #[test]
 fn c073_c088_the_functions_keep_the_same_books_as_the_pure_ledger() {
     let server = PostgresServer::start(&[]).unwrap();
-    compare(Mirror::new(&server), 200);
+    let mirror = Mirror::new(&server);
+    let met = Rc::clone(&mirror.met);
+    compare(mirror, 200);
+    for verb in [Verb::Attempt, Verb::Renew, Verb::Restamp, Verb::Withdraw, Verb::Evict] {
+        for finds in FINDS {
+            let both = format!("{verb:?}, {finds}");
+            assert!(met.borrow().contains(&both), "nothing was shown of {both}");
+        }
+    }
 }
 
 #[test]

@@ -46,18 +46,34 @@ impl Verbs {
         };
         let texts = [("attempt", 12), ("renew", 5), ("restamp", 6), ("withdraw", 5), ("evict", 3)]
             .map(|(name, count)| verb(name, count));
+        // A hold that is alone in its line lies in its key's row.
+        let ends = |row: &str, holds: &str| {
+            format!(
+                "CASE WHEN {row}.session = 0{holds} THEN {row}.ends_us WHEN {schema}.tenure_alive({row}.session) \
+                 THEN greatest({row}.ends_us, (SELECT {schema}.tenure_now()) + 1000000) ELSE 0 END"
+            )
+        };
+        let (alone, waits) = (ends("k", ""), ends("p", " OR p.state <> 'holds'"));
         let inspect = format!(
-            "SELECT (SELECT {schema}.tenure_now()), k.last_token, p.claim, p.mode, p.lim, p.term_us, p.spare, p.floor, \
-             p.state, CASE WHEN p.session = 0 OR p.state <> 'holds' THEN p.ends_us \
-             WHEN {schema}.tenure_alive(p.session) THEN greatest(p.ends_us, (SELECT {schema}.tenure_now()) + 1000000) \
-             ELSE 0 END, p.token, p.spare_granted, p.slot, p.since_us, p.channel, p.identity \
-             FROM {schema}.tenure_keys k LEFT JOIN {schema}.tenure_places p ON p.key = k.key \
-             WHERE k.key = $1 ORDER BY p.seq"
+            "SELECT (SELECT {schema}.tenure_now()), k.last_token, l.* \
+             FROM {schema}.tenure_keys k LEFT JOIN LATERAL (SELECT \
+             k.claim, k.mode, k.lim, k.term_us, k.spare, k.floor, 'holds' AS state, {alone} AS ends_us, k.token, \
+             k.last_token - k.token AS spare_granted, 0::bigint AS slot, k.since_us, k.channel, k.identity, \
+             0::bigint AS seq WHERE k.claim IS NOT NULL UNION ALL \
+             SELECT p.claim, p.mode, p.lim, p.term_us, p.spare, p.floor, p.state, {waits}, p.token, p.spare_granted, \
+             p.slot, p.since_us, p.channel, p.identity, p.seq FROM {schema}.tenure_places p WHERE p.key = k.key \
+             ) l ON true WHERE k.key = $1 ORDER BY l.seq"
         );
+        let lives = |row: &str, holds: &str| {
+            format!(
+                "starts_with({row}.key, $1) AND {row}.key > $2 AND CASE WHEN {row}.session = 0{holds} \
+                 THEN {row}.ends_us > (SELECT {schema}.tenure_now()) ELSE {schema}.tenure_alive({row}.session) END"
+            )
+        };
+        let (alone, waits) = (lives("k", ""), lives("p", " OR p.state <> 'holds'"));
         let keys = format!(
-            "SELECT DISTINCT p.key FROM {schema}.tenure_places p WHERE starts_with(p.key, $1) AND p.key > $2 \
-             AND CASE WHEN p.session = 0 OR p.state <> 'holds' THEN p.ends_us > (SELECT {schema}.tenure_now()) \
-             ELSE {schema}.tenure_alive(p.session) END ORDER BY p.key LIMIT $3"
+            "SELECT k.key FROM {schema}.tenure_keys k WHERE k.claim IS NOT NULL AND {alone} UNION \
+             SELECT p.key FROM {schema}.tenure_places p WHERE {waits} ORDER BY key LIMIT $3"
         );
         let sweep = format!("SELECT {schema}.tenure_sweep($1, $2, $3)");
         Self { texts, number, inspect: inspect.into(), keys: keys.into(), sweep: sweep.into() }

@@ -69,9 +69,9 @@ async fn c086_a_claim_that_asks_again_in_another_session_is_granted_anew() {
     let mut holder = postgres.contend(claim("k"));
     let grant = granted(&mut holder).await;
     // As if the connection had broken, and the server had not noticed yet.
-    server.sql("UPDATE tenure_places SET session = session # 1").unwrap();
+    server.sql("UPDATE tenure_keys SET session = session # 1").unwrap();
     let keeps = stranger(&server).await;
-    keeps.batch_execute("SELECT pg_advisory_lock(session) FROM tenure_places").await.unwrap();
+    keeps.batch_execute("SELECT pg_advisory_lock(session) FROM tenure_keys").await.unwrap();
     assert_eq!(holder.renew().await.unwrap(), Renewal::Gone(Gone::Absent));
     assert_eq!(places(&postgres, "k").await, 1, "the other session still has it");
     assert!(granted(&mut holder).await.tokens.first > grant.tokens.last());
@@ -161,7 +161,7 @@ async fn c082_a_verb_that_another_process_runs_is_refused() {
     let postgres = by_session(&server).await;
     let mut holder = postgres.contend(claim("k"));
     granted(&mut holder).await;
-    let session = server.sql("SELECT session FROM tenure_places").unwrap();
+    let session = server.sql("SELECT session FROM tenure_keys").unwrap();
     let other = stranger(&server).await;
     for verb in [
         format!("tenure_renew('k', 'me', 1, {session}, 100)"),
@@ -197,7 +197,7 @@ async fn c087_a_stranger_with_the_number_of_a_dead_session_makes_others_wait_and
     granted(&mut dies.contend(claim("k"))).await;
     let foreign = stranger(&server).await;
     // Waits in the server's own queue for the lock, and so has it the moment the session ends.
-    let session = server.sql("SELECT session FROM tenure_places").unwrap();
+    let session = server.sql("SELECT session FROM tenure_keys").unwrap();
     let takes = format!("SELECT pg_advisory_lock({session})");
     let taking = tokio::spawn(async move { foreign.batch_execute(&takes).await.map(|()| foreign) });
     until("it waits for the number", || {
@@ -294,7 +294,7 @@ async fn a_session_hold_outlives_its_lease_and_is_not_swept() {
     let mut holder = one.contend(short_claim("k", Duration::from_millis(100)));
     granted(&mut holder).await;
     until("the lease has ended", || {
-        server.sql("SELECT count(*) FROM tenure_places WHERE ends_us > tenure_now()").unwrap() == "0"
+        server.sql("SELECT count(*) FROM tenure_keys WHERE ends_us > tenure_now()").unwrap() == "0"
     });
     server.sql("SELECT tenure_sweep('', 0, 100)").unwrap();
     waits(&mut two.contend(claim("k"))).await;

@@ -12,7 +12,7 @@ use tenure_core::engine::{
     Attempt, Contender, Effect, Engine, EngineErrorKind, Exclusion, Gone, Renewal, Restamp, Retry, Stray,
     TokenDurability, Validity, Wake, Withdrawn,
 };
-use tenure_core::{Tenure, blocking};
+use tenure_core::{FencingToken, Tenure, blocking};
 use tenure_postgres::Postgres;
 use tokio_postgres::NoTls;
 
@@ -132,6 +132,91 @@ async fn c029_an_attempt_that_arrives_after_its_withdrawal_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c029_a_late_attempt_of_a_hold_that_was_alone_and_is_withdrawn_is_refused() {
+    let server = server().await;
+    let (proxy, late) = behind(&server).await;
+    let direct = open(&server).await;
+    let wish = claim("k");
+    let mut contender = late.contend(wish.clone());
+    proxy.next(Side::Replies, is_row, Trick::CutBefore);
+    contender.attempt().await.unwrap_err();
+    assert_eq!(alone(&server), "1", "it was granted, and its answer is lost");
+    at_last("it connects anew", async || late.inspect(&key("k")).await).await;
+    proxy.hold(Side::Requests, true);
+    let events = proxy.events();
+    let attempt = tokio::spawn(async move { contender.attempt().await });
+    assert!(proxy.wait_for_events(events + 1));
+    assert_eq!(direct.contend(wish).withdraw(Stray::Possible).await.unwrap(), Withdrawn::Held);
+    let mut next = direct.contend(claim("k"));
+    let grant = granted(&mut next).await;
+    proxy.hold(Side::Requests, false);
+    let attempt = attempt.await.unwrap();
+    assert!(matches!(attempt, Ok(Attempt::Gone(Gone::Withdrawn))), "{attempt:?}");
+    assert_eq!(granted(&mut next).await, grant, "the next one goes on");
+    assert_eq!(places(&direct, "k").await, 1);
+}
+
+/// How many holds are alone in their lines.
+fn alone(server: &PostgresServer) -> String {
+    server.sql("SELECT count(*) FROM tenure_keys WHERE claim IS NOT NULL").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_that_is_alone_lies_in_its_keys_row_until_somebody_joins() {
+    let server = server().await;
+    let postgres = open(&server).await;
+    let rows = || server.sql("SELECT count(*) FROM tenure_places").unwrap();
+    let (mut holder, mut waiter) = (postgres.contend(claim("k")), postgres.contend(claim("k")));
+    for _ in 0..2 {
+        let grant = granted(&mut holder).await;
+        assert_eq!((alone(&server).as_str(), rows().as_str()), ("1", "0"));
+        assert!(matches!(holder.renew().await, Ok(Renewal::Renewed(_))));
+        assert_eq!((alone(&server).as_str(), rows().as_str()), ("1", "0"), "a renewal moves nothing");
+        waits(&mut waiter).await;
+        assert_eq!((alone(&server).as_str(), rows().as_str()), ("0", "2"));
+        assert_eq!(granted(&mut holder).await.tokens, grant.tokens, "it is the same hold");
+        holder.withdraw(Stray::Impossible).await.unwrap();
+        granted(&mut waiter).await;
+        waiter.withdraw(Stray::Impossible).await.unwrap();
+        assert_eq!((alone(&server).as_str(), rows().as_str()), ("0", "0"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_that_is_alone_can_be_broken() {
+    let server = server().await;
+    let (postgres, operator) = (open(&server).await, open(&server).await);
+    let wish = claim("k");
+    let mut holder = postgres.contend(wish.clone());
+    let grant = granted(&mut holder).await;
+    assert_eq!(operator.evict(&key("k"), claim("k").id).await.unwrap(), Withdrawn::Absent, "another claim");
+    assert!(matches!(holder.renew().await, Ok(Renewal::Renewed(_))));
+    assert_eq!(operator.evict(&key("k"), wish.id).await.unwrap(), Withdrawn::Held);
+    assert_eq!(operator.evict(&key("k"), wish.id).await.unwrap(), Withdrawn::Absent);
+    assert_eq!(holder.renew().await.unwrap(), Renewal::Gone(Gone::Evicted));
+    assert_eq!(gone(&mut holder).await, Gone::Evicted);
+    assert_eq!(holder.withdraw(Stray::Impossible).await.unwrap(), Withdrawn::Absent);
+    assert!(granted(&mut operator.contend(claim("k"))).await.tokens.first > grant.tokens.last());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c049_a_waiter_for_whom_there_is_no_token_keeps_its_place_in_a_free_line() {
+    let server = server().await;
+    let postgres = open(&server).await;
+    let mut before = postgres.contend(claim("k"));
+    granted(&mut before).await;
+    before.withdraw(Stray::Impossible).await.unwrap();
+    let mut forged = claim("k");
+    forged.floor = FencingToken::new((1 << 53) - 1);
+    let mut first = postgres.contend(forged);
+    assert_eq!(waits(&mut first).await.ahead, 0);
+    let mut second = postgres.contend(claim("k"));
+    assert_eq!(waits(&mut second).await.ahead, 1, "nobody passes it by");
+    first.withdraw(Stray::Impossible).await.unwrap();
+    granted(&mut second).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_verb_that_is_asked_again_is_not_parsed_again() {
     let server = server().await;
     let proxy = Proxy::before(server.port(), Proxy::postgres).unwrap();
@@ -213,7 +298,7 @@ async fn c089_the_clock_is_read_after_the_wait_for_the_row() {
         server.sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'").unwrap() == "1"
     });
     // The statement began before the lease ended, and is let on after.
-    let ended = "SELECT count(*) FROM tenure_places WHERE ends_us > tenure_now()";
+    let ended = "SELECT count(*) FROM tenure_keys WHERE ends_us > tenure_now()";
     until("the lease ends", || server.sql(ended).unwrap() == "0");
     foreign.batch_execute("COMMIT").await.unwrap();
     assert!(matches!(attempt.await.unwrap(), Ok(Attempt::Granted(_))), "the lease had ended by then");

@@ -105,6 +105,77 @@ async fn a_release_and_a_break_take_effect_when_the_transaction_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_begins_while_its_hold_is_released_is_refused_or_keeps_others_out() {
+    let server = server().await;
+    let (postgres, other) = (open(&server).await, open(&server).await);
+    let mut own = stranger(&server).await;
+    let (mut kept, mut refused) = (0, 0);
+    for round in 0..200_u64 {
+        let wish = claim("k");
+        let mut holder = postgres.contend(wish.clone());
+        let grant = granted_at_last(&mut holder).await;
+        // Once a line has formed, the hold has moved out of its key's row.
+        let mut second = other.contend(claim("k"));
+        if round % 4 == 0 {
+            waits(&mut second).await;
+        }
+        let release = async {
+            tokio::time::sleep(Duration::from_micros(round * 37 % 1_500)).await;
+            holder.withdraw(Stray::Impossible).await
+        };
+        let begin = async {
+            tokio::time::sleep(Duration::from_micros(round * 53 % 1_000)).await;
+            GuardedTx::begin(&mut own, hold(&wish, &grant)).await
+        };
+        // Now and then, the transaction has begun in any case.
+        let (begun, released) =
+            if round % 5 == 0 { (begin.await, release.await) } else { tokio::join!(begin, release) };
+        assert_eq!(released.unwrap(), Withdrawn::Held);
+        match begun {
+            Ok(transaction) => {
+                for _ in 0..3 {
+                    waits(&mut second).await;
+                }
+                transaction.commit().await.unwrap();
+                kept += 1;
+            }
+            Err(GuardedTxError::NotHeld(_)) => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+        assert!(granted_at_last(&mut second).await.tokens.first > grant.tokens.last());
+        second.withdraw(Stray::Impossible).await.unwrap();
+    }
+    assert!(kept >= 40, "{kept} transactions began in time, {refused} did not");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_that_is_pinned_alone_stays_pinned_when_others_join_its_line() {
+    let server = server().await;
+    let (postgres, mut own, mut late) =
+        (open(&server).await, stranger(&server).await, stranger(&server).await);
+    let (wish, grant) = paused(&postgres, 600).await;
+    let alone = "SELECT claim IS NOT NULL FROM tenure_keys";
+    let transaction = GuardedTx::begin(&mut own, hold(&wish, &grant)).await.unwrap();
+    assert_eq!(server.sql(alone).unwrap(), "t");
+    let mut waiter = postgres.contend(claim("k"));
+    waits(&mut waiter).await;
+    assert_eq!(server.sql(alone).unwrap(), "f", "it has moved into the line, and is pinned where it was");
+    // While the lease runs, a second transaction pins it where it is now.
+    let second = GuardedTx::begin(&mut late, hold(&wish, &grant)).await;
+    lease_ends(&postgres, &wish).await;
+    for _ in 0..5 {
+        waits(&mut waiter).await;
+    }
+    assert_eq!(postgres.contend(wish.clone()).withdraw(Stray::Impossible).await.unwrap(), Withdrawn::Absent);
+    transaction.commit().await.unwrap();
+    if let Ok(second) = second {
+        waits(&mut waiter).await;
+        second.commit().await.unwrap();
+    }
+    assert!(granted_at_last(&mut waiter).await.tokens.first > grant.tokens.last());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_waiter_cannot_begin_a_transaction() {
     let server = server().await;
     let (postgres, mut own) = (open(&server).await, stranger(&server).await);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use support::*;
 use tenure_core::engine::{Contender, Effect, Engine, EngineError, EngineErrorKind, Retry, Stray};
-use tenure_postgres::{Postgres, PostgresOptions, migrate, migration_sql};
+use tenure_postgres::{Hold, Postgres, PostgresOptions, migrate, migration_sql};
 
 fn assert_refused(error: &EngineError, kind: EngineErrorKind, says: &str) {
     assert_eq!(axes(error), (kind, Effect::None, Retry::Useless), "{error}");
@@ -218,13 +218,46 @@ async fn c049_idle_keys_are_swept_and_their_tokens_never_come_back() {
     assert_eq!(server.sql("SELECT tenure_sweep('', 0, 2)").unwrap(), "held", "where to go on");
     assert_eq!(server.sql("SELECT tenure_sweep('held', 0, 100)").unwrap(), "");
     assert_eq!(server.sql(keys).unwrap(), "2", "what is held and what is refused is kept");
-    // As if the clock had been set back by years: only what was kept of the swept keys is above their tokens.
-    let clock = "CREATE OR REPLACE FUNCTION tenure_now() RETURNS bigint LANGUAGE sql VOLATILE AS \
-        'SELECT 1000000::bigint'";
-    server.sql(clock).unwrap();
+    // Only what was kept of the swept keys is above their tokens.
+    set_back(&server);
     for n in 0..5 {
         let again = granted(&mut postgres.contend(claim(&format!("idle/{n}")))).await;
         assert!(last.iter().all(|last| again.tokens.first > *last), "{n}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c049_a_hold_that_is_alone_is_swept_when_it_is_over_and_not_before() {
+    let server = server().await;
+    let postgres = open(&server).await;
+    let sweep = || server.sql("SELECT tenure_sweep('', 0, 100)").unwrap();
+    let keys = || server.sql("SELECT string_agg(key, ',' ORDER BY key) FROM tenure_keys").unwrap();
+    let own = stranger(&server).await;
+    granted(&mut postgres.contend(claim("held"))).await;
+    let mut last = Vec::new();
+    for name in ["over", "pinned"] {
+        let wish = short_claim(name, Duration::from_millis(500));
+        let grant = granted(&mut postgres.contend(wish.clone())).await;
+        last.push(grant.tokens.last());
+        if name == "pinned" {
+            let token = i64::try_from(grant.tokens.first.get()).unwrap();
+            own.batch_execute("BEGIN").await.unwrap();
+            let pin = own.query_one(&Hold::pin_sql(None), &[&name, &wish.id.to_string(), &token]).await;
+            assert_eq!(pin.unwrap().get::<_, Option<String>>(0), None, "it is pinned");
+        }
+    }
+    until("the leases end", || {
+        server.sql("SELECT count(*) FROM tenure_keys WHERE ends_us > tenure_now()").unwrap() == "1"
+    });
+    sweep();
+    assert_eq!(keys(), "held,pinned");
+    own.batch_execute("COMMIT").await.unwrap();
+    sweep();
+    assert_eq!(keys(), "held");
+    set_back(&server);
+    for name in ["over", "pinned"] {
+        let again = granted(&mut postgres.contend(claim(name))).await;
+        assert!(last.iter().all(|last| again.tokens.first > *last), "{name}");
     }
 }
 

@@ -1,5 +1,7 @@
 -- The tables and functions of tenure, version 1. See docs/engines/postgres.md.
--- Each verb is one function: it locks the key's row, then reads the clock, acts, and tells whom it enables.
+-- Each verb is one function. Where a hold is alone in its line, it lies in its key's row, and a verb of it is one
+-- update of that row. Otherwise a verb locks the key's row, then reads the clock, acts, and tells whom it enables.
+-- Only the functions that clients call set the search path; the others are called by those, or need none.
 
 CREATE TABLE tenure_schema (
   one boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -13,7 +15,23 @@ CREATE TABLE tenure_keys (
   last_token bigint NOT NULL DEFAULT 0,
   -- Never later than the first deadline of the key, in microseconds since 1970.
   next_us bigint NOT NULL DEFAULT 9223372036854775807,
-  tombstones boolean NOT NULL DEFAULT false
+  tombstones boolean NOT NULL DEFAULT false,
+  -- Whether the key may have rows in tenure_places. Never while a hold lies here.
+  line boolean NOT NULL DEFAULT false,
+  -- A hold that is alone in its line, as tenure_places has it; none when `claim` is NULL. It is the first to have come,
+  -- its permit is 0, and its spare tokens go up to last_token.
+  claim text COLLATE "C",
+  mode text COLLATE "C",
+  lim bigint,
+  term_us bigint,
+  spare bigint,
+  floor bigint,
+  ends_us bigint,
+  token bigint,
+  since_us bigint,
+  channel text,
+  identity text,
+  session bigint
 ) WITH (fillfactor = 60);
 
 CREATE TABLE tenure_places (
@@ -36,6 +54,8 @@ CREATE TABLE tenure_places (
   identity text NOT NULL,
   -- The session that a hold lasts as long as: the number of an advisory lock of its connection. 0: it ends by lease.
   session bigint NOT NULL,
+  -- Whether a transaction of its holder may have pinned it in the key's row, where it was before.
+  at_key boolean NOT NULL DEFAULT false,
   PRIMARY KEY (key, claim),
   UNIQUE (key, seq)
 ) WITH (fillfactor = 60);
@@ -64,15 +84,6 @@ CREATE FUNCTION tenure_alive(number bigint) RETURNS boolean LANGUAGE sql VOLATIL
     END
 $$;
 
--- Makes sure that the session which a verb names is that of the process that runs it. A session has its lock twice: it
--- gives one back, which only its owner can, and takes it again at once. It is never free meanwhile.
-CREATE FUNCTION tenure_prove(number bigint) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-  IF NOT (CASE WHEN pg_advisory_unlock(number) THEN pg_try_advisory_lock(number) ELSE false END) THEN
-    RAISE EXCEPTION USING ERRCODE = 'TN002', MESSAGE = 'this process has not the lock of the session';
-  END IF;
-END $$;
-
 -- Whether a place is there no more. Who calls it has set the search path.
 CREATE FUNCTION tenure_is_dead(p tenure_places, now_us bigint) RETURNS boolean LANGUAGE sql VOLATILE AS $$
   SELECT CASE WHEN p.session = 0 OR p.state <> 'holds' THEN p.ends_us <= now_us ELSE NOT tenure_alive(p.session) END
@@ -83,26 +94,63 @@ CREATE FUNCTION tenure_due(number bigint, state text, ends bigint) RETURNS bigin
   SELECT CASE WHEN number = 0 OR state <> 'holds' THEN ends ELSE 0 END
 $$;
 
--- Locks the key, reads the clock, drops what is dead. `known` is false when there is no such key and none is made:
--- then nothing is locked, and nothing can be in its line.
-CREATE FUNCTION tenure_enter(k text, wait_ms integer, make boolean,
-  OUT known boolean, OUT last bigint, OUT graves boolean, OUT now_us bigint, OUT buried boolean)
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+-- What every verb begins with. The time.
+CREATE FUNCTION tenure_begin(under bigint, wait_ms integer) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-  next bigint;
+  told text;
 BEGIN
+  IF under <> 0 THEN
+    -- The session that the verb names must be that of the process that runs it. A session has its lock twice: it gives
+    -- one back, which only its owner can, and takes it again at once. It is never free meanwhile.
+    IF NOT (CASE WHEN pg_advisory_unlock(under) THEN pg_try_advisory_lock(under) ELSE false END) THEN
+      RAISE EXCEPTION USING ERRCODE = 'TN002', MESSAGE = 'this process has not the lock of the session';
+    END IF;
+  END IF;
   IF current_setting('transaction_isolation') <> 'read committed' THEN
     RAISE EXCEPTION USING ERRCODE = 'TN001', MESSAGE = 'verbs run at read committed only';
   END IF;
   -- What is answered is on the disk, and on the standbys that the server waits for, whatever the role's defaults say.
   IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
-    PERFORM set_config('synchronous_commit', 'on', true);
+    told := set_config('synchronous_commit', 'on', true);
   END IF;
-  PERFORM set_config('lock_timeout', wait_ms || 'ms', true);
+  told := set_config('lock_timeout', wait_ms || 'ms', true);
+  RETURN tenure_now();
+END $$;
+
+-- Whether no transaction has pinned the hold that lies, or lay, in the key's row. Then none can before ours has ended.
+CREATE FUNCTION tenure_unpinned(k text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM FROM tenure_keys t WHERE t.key = k FOR UPDATE SKIP LOCKED;
+  RETURN FOUND;
+END $$;
+
+-- Moves the hold that is in the key's row into the line, where others may join it.
+CREATE FUNCTION tenure_unfold(k text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  pinned boolean := NOT tenure_unpinned(k);
+BEGIN
+  INSERT INTO tenure_places
+    SELECT t.key, 1, t.claim, t.mode, t.lim, t.term_us, t.spare, t.floor, 'holds', t.ends_us, t.token,
+      t.last_token - t.token, 0, t.since_us, t.channel, t.identity, t.session, pinned
+    FROM tenure_keys t WHERE t.key = k;
+  UPDATE tenure_keys t SET claim = NULL, line = true,
+    next_us = least(t.next_us, tenure_due(t.session, 'holds', t.ends_us)) WHERE t.key = k;
+END $$;
+
+-- Locks the key, reads the clock, drops what is dead. `known` is false when there is no such key and none is made:
+-- then nothing is locked, and nothing can be in its line.
+CREATE FUNCTION tenure_enter(k text, make boolean,
+  OUT known boolean, OUT last bigint, OUT graves boolean, OUT now_us bigint, OUT buried boolean)
+LANGUAGE plpgsql AS $$
+DECLARE
+  next bigint;
+  alone text;
+BEGIN
   buried := false;
   FOR tries IN 1..100 LOOP
-    SELECT t.last_token, t.tombstones, t.next_us INTO last, graves, next
-      FROM tenure_keys t WHERE t.key = k FOR UPDATE;
+    -- Transactions that have pinned a hold in this row do not keep us out.
+    SELECT t.last_token, t.tombstones, t.next_us, t.claim INTO last, graves, next, alone
+      FROM tenure_keys t WHERE t.key = k FOR NO KEY UPDATE;
     known := FOUND;
     EXIT WHEN known OR NOT make;
     INSERT INTO tenure_keys (key) VALUES (k) ON CONFLICT DO NOTHING;
@@ -114,10 +162,16 @@ BEGIN
   IF last = 0 THEN
     SELECT s.forgotten INTO STRICT last FROM tenure_schema s;
   END IF;
+  IF alone IS NOT NULL THEN
+    PERFORM tenure_unfold(k);
+    SELECT t.next_us INTO next FROM tenure_keys t WHERE t.key = k;
+  END IF;
   IF now_us >= next THEN
     -- A place that a transaction of its holder has pinned stays until that transaction has ended.
     WITH dead AS (
-      SELECT p.claim FROM tenure_places p WHERE p.key = k AND tenure_is_dead(p, now_us) FOR UPDATE SKIP LOCKED
+      SELECT p.claim FROM tenure_places p
+        WHERE p.key = k AND tenure_is_dead(p, now_us) AND CASE WHEN p.at_key THEN tenure_unpinned(k) ELSE true END
+        FOR UPDATE SKIP LOCKED
     )
     DELETE FROM tenure_places p USING dead WHERE p.key = k AND p.claim = dead.claim;
     buried := FOUND;
@@ -145,7 +199,7 @@ END $$;
 
 -- The lowest permit that no granted place has.
 CREATE FUNCTION tenure_free_slot(k text) RETURNS bigint
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
   free bigint := 0;
   taken bigint;
@@ -159,7 +213,7 @@ END $$;
 
 -- Offers the key to everybody whom the rule grants and who has no token. All but `mine` are told.
 CREATE FUNCTION tenure_promote(k text, now_us bigint, mine text) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
   w tenure_places;
   after bigint := -1;
@@ -197,18 +251,18 @@ BEGIN
 END $$;
 
 CREATE FUNCTION tenure_keep(k text, ends bigint) RETURNS void
-LANGUAGE sql SET search_path FROM CURRENT AS
+LANGUAGE sql AS
 $$ UPDATE tenure_keys SET next_us = ends WHERE key = k AND next_us > ends $$;
 
 CREATE FUNCTION tenure_gone(k text, me text) RETURNS text
-LANGUAGE sql SET search_path FROM CURRENT AS $$
+LANGUAGE sql AS $$
   SELECT me || ' gone ' || coalesce(
     (SELECT CASE WHEN t.evicted THEN 'evicted' ELSE 'withdrawn' END
        FROM tenure_tombstones t WHERE t.key = k AND t.claim = me), 'absent')
 $$;
 
 CREATE FUNCTION tenure_entomb(k text, me text, operator boolean, ends bigint) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
   INSERT INTO tenure_tombstones AS t (key, claim, evicted, ends_us) VALUES (k, me, operator, ends)
     ON CONFLICT (key, claim) DO UPDATE SET ends_us = greatest(t.ends_us, excluded.ends_us);
@@ -218,11 +272,13 @@ END $$;
 -- Takes a claim out of the line. One that a transaction of its holder has pinned ends now, and leaves with the
 -- transaction.
 CREATE FUNCTION tenure_remove(k text, me text, now_us bigint) RETURNS text
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
   was text;
 BEGIN
-  SELECT p.state INTO was FROM tenure_places p WHERE p.key = k AND p.claim = me FOR UPDATE SKIP LOCKED;
+  SELECT p.state INTO was FROM tenure_places p
+    WHERE p.key = k AND p.claim = me AND CASE WHEN p.at_key THEN tenure_unpinned(k) ELSE true END
+    FOR UPDATE SKIP LOCKED;
   IF FOUND THEN
     DELETE FROM tenure_places p WHERE p.key = k AND p.claim = me;
   ELSE
@@ -240,6 +296,9 @@ CREATE FUNCTION tenure_attempt(k text, me text, want text, want_lim bigint, want
   want_floor bigint, leave boolean, listens text, who text, under bigint, wait_ms integer) RETURNS text
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
+  now_us bigint := tenure_begin(under, wait_ms);
+  lowest bigint := greatest(want_floor + 1, least(now_us, 9007199254740991));
+  highest bigint := least(now_us + 100000, 9007199254740991);
   e record;
   mine tenure_places;
   n bigint;
@@ -249,14 +308,24 @@ DECLARE
   agreed bigint;
   soon bigint;
   first bigint;
-  spare bigint;
+  extra bigint;
   slot bigint;
   ends bigint;
 BEGIN
-  IF under <> 0 THEN
-    PERFORM tenure_prove(under);
+  -- The key is free and nobody waits. Nothing is judged by the clock, so it may be older than the lock of the row.
+  UPDATE tenure_keys t SET
+      claim = me, mode = want, lim = want_lim, term_us = want_term, spare = want_spare, floor = want_floor,
+      ends_us = now_us + want_term, since_us = now_us, channel = listens, identity = who, session = under,
+      token = greatest(t.last_token + 1, lowest),
+      last_token = greatest(t.last_token + 1, lowest)
+        + least(want_spare, greatest(0, highest - greatest(t.last_token + 1, lowest)))
+    WHERE t.key = k AND t.claim IS NULL AND NOT t.line AND NOT t.tombstones AND t.last_token > 0
+      AND greatest(t.last_token + 1, lowest) <= 9007199254740991
+    RETURNING t.token, t.last_token - t.token INTO first, extra;
+  IF FOUND THEN
+    RETURN concat_ws(' ', me, 'granted', first, extra, 0);
   END IF;
-  SELECT * INTO e FROM tenure_enter(k, wait_ms, true);
+  SELECT * INTO e FROM tenure_enter(k, true);
   SELECT p.* INTO mine FROM tenure_places p WHERE p.key = k AND p.claim = me;
   IF FOUND AND mine.session <> under AND mine.state <> 'waits' THEN
     -- What another session was granted is not taken over: the claim begins anew.
@@ -304,15 +373,23 @@ BEGIN
   END IF;
   -- Granted places come first and are of one mode. When nobody waits, those are all.
   IF n = 0 OR (waits = 0 AND want = head AND (want = 's' OR (want = 'p' AND n < want_lim))) THEN
-    SELECT t.first, t.spare INTO first, spare FROM tenure_tokens(e.last, want_floor, want_spare, e.now_us) t;
+    SELECT t.first, t.spare INTO first, extra FROM tenure_tokens(e.last, want_floor, want_spare, e.now_us) t;
     IF first IS NOT NULL THEN
-      slot := CASE WHEN want = 'p' THEN tenure_free_slot(k) ELSE 0 END;
       ends := e.now_us + want_term;
+      IF n = 0 THEN
+        UPDATE tenure_keys t SET
+            claim = me, mode = want, lim = want_lim, term_us = want_term, spare = want_spare, floor = want_floor,
+            ends_us = ends, since_us = e.now_us, channel = listens, identity = who, session = under, token = first,
+            last_token = first + extra, line = false
+          WHERE t.key = k;
+        RETURN concat_ws(' ', me, 'granted', first, extra, 0);
+      END IF;
+      slot := CASE WHEN want = 'p' THEN tenure_free_slot(k) ELSE 0 END;
       INSERT INTO tenure_places VALUES (k, coalesce(top, 0) + 1, me, want, want_lim, want_term, want_spare, want_floor,
-        'holds', ends, first, spare, slot, e.now_us, listens, who, under);
-      UPDATE tenure_keys t SET last_token = first + spare,
+        'holds', ends, first, extra, slot, e.now_us, listens, who, under);
+      UPDATE tenure_keys t SET last_token = first + extra,
         next_us = least(t.next_us, tenure_due(under, 'holds', ends)) WHERE t.key = k;
-      RETURN concat_ws(' ', me, 'granted', first, spare, slot);
+      RETURN concat_ws(' ', me, 'granted', first, extra, slot);
     END IF;
   END IF;
   IF leave THEN
@@ -321,6 +398,10 @@ BEGIN
   ends := e.now_us + 3000000;
   INSERT INTO tenure_places VALUES (k, coalesce(top, 0) + 1, me, want, want_lim, want_term, want_spare, want_floor,
     'waits', ends, 0, 0, 0, e.now_us, listens, who, under);
+  IF n = 0 THEN
+    -- There is no token for it.
+    UPDATE tenure_keys t SET line = true WHERE t.key = k;
+  END IF;
   PERFORM tenure_keep(k, ends);
   RETURN concat_ws(' ', me, 'waiting', n, tenure_look_in(soon, e.now_us), e.last);
 END $$;
@@ -333,12 +414,18 @@ $$;
 CREATE FUNCTION tenure_renew(k text, me text, want_term bigint, under bigint, wait_ms integer) RETURNS text
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
+  now_us bigint := tenure_begin(under, wait_ms);
   e record;
 BEGIN
-  IF under <> 0 THEN
-    PERFORM tenure_prove(under);
+  -- The hold is alone in its line. Nobody else has acted on it since we read the clock, however long we waited for its
+  -- row: whoever finds a hold dead takes it from there first.
+  UPDATE tenure_keys t SET ends_us = now_us + want_term
+    WHERE t.key = k AND t.claim = me AND NOT t.tombstones AND t.session = under
+      AND (under <> 0 OR t.ends_us > now_us);
+  IF FOUND THEN
+    RETURN me || ' renewed';
   END IF;
-  SELECT * INTO e FROM tenure_enter(k, wait_ms, false);
+  SELECT * INTO e FROM tenure_enter(k, false);
   IF e.buried THEN
     PERFORM tenure_promote(k, e.now_us, NULL);
   END IF;
@@ -356,13 +443,11 @@ CREATE FUNCTION tenure_restamp(k text, me text, want_spare bigint, want_floor bi
   wait_ms integer) RETURNS text
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
+  now_us bigint := tenure_begin(under, wait_ms);
   e record;
   t record;
 BEGIN
-  IF under <> 0 THEN
-    PERFORM tenure_prove(under);
-  END IF;
-  SELECT * INTO e FROM tenure_enter(k, wait_ms, false);
+  SELECT * INTO e FROM tenure_enter(k, false);
   IF e.buried THEN
     PERFORM tenure_promote(k, e.now_us, NULL);
     SELECT last_token INTO e.last FROM tenure_keys WHERE key = k;
@@ -381,10 +466,22 @@ END $$;
 CREATE FUNCTION tenure_withdraw(k text, me text, want_term bigint, stray boolean, wait_ms integer) RETURNS text
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
+  now_us bigint := tenure_begin(0, wait_ms);
   e record;
   was text := 'absent';
 BEGIN
-  SELECT * INTO e FROM tenure_enter(k, wait_ms, stray);
+  IF NOT stray THEN
+    -- The hold is alone in its line, so nobody is enabled. One that is pinned, or that a verb is at, is passed by.
+    PERFORM FROM tenure_keys t
+      WHERE t.key = k AND t.claim = me AND NOT t.tombstones
+        AND CASE WHEN t.session = 0 THEN t.ends_us > now_us ELSE tenure_alive(t.session) END
+      FOR UPDATE SKIP LOCKED;
+    IF FOUND THEN
+      UPDATE tenure_keys t SET claim = NULL WHERE t.key = k;
+      RETURN me || ' held';
+    END IF;
+  END IF;
+  SELECT * INTO e FROM tenure_enter(k, stray);
   IF e.known THEN
     was := tenure_remove(k, me, e.now_us);
     IF stray THEN
@@ -400,11 +497,12 @@ END $$;
 CREATE FUNCTION tenure_evict(k text, me text, wait_ms integer) RETURNS text
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
+  now_us bigint := tenure_begin(0, wait_ms);
   e record;
   was text := 'absent';
   mine tenure_places;
 BEGIN
-  SELECT * INTO e FROM tenure_enter(k, wait_ms, false);
+  SELECT * INTO e FROM tenure_enter(k, false);
   SELECT p.* INTO mine FROM tenure_places p WHERE p.key = k AND p.claim = me;
   IF FOUND THEN
     was := tenure_remove(k, me, e.now_us);
@@ -422,13 +520,19 @@ BEGIN
 END $$;
 
 -- Pins the hold of a claim until the caller's transaction ends: nobody else is granted before. NULL when it holds, or
--- why it does not. Renewals go on meanwhile: they leave the row's key alone.
+-- why it does not. Renewals go on meanwhile: they leave the row's key alone. It may be moved while we look, but only
+-- from the key's row to the line.
 CREATE FUNCTION tenure_pin(k text, me text, with_token bigint) RETURNS text
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-  mine tenure_places;
+  mine record;
 BEGIN
-  SELECT p.* INTO mine FROM tenure_places p WHERE p.key = k AND p.claim = me FOR KEY SHARE;
+  SELECT 'holds' AS state, t.ends_us, t.token, t.last_token - t.token AS spare_granted INTO mine
+    FROM tenure_keys t WHERE t.key = k AND t.claim = me FOR KEY SHARE;
+  IF NOT FOUND THEN
+    SELECT p.state, p.ends_us, p.token, p.spare_granted INTO mine
+      FROM tenure_places p WHERE p.key = k AND p.claim = me FOR KEY SHARE;
+  END IF;
   IF NOT FOUND THEN
     RETURN 'it is not in the line any more';
   ELSIF mine.state = 'waits' THEN
@@ -456,7 +560,10 @@ BEGIN
     looked := looked + 1;
     after := k;
     dead := tenure_now() - idle_us;
-    SELECT t.last_token INTO last FROM tenure_keys t WHERE t.key = k AND t.last_token < dead FOR UPDATE SKIP LOCKED;
+    SELECT t.last_token INTO last FROM tenure_keys t
+      WHERE t.key = k AND t.last_token < dead AND CASE WHEN t.claim IS NULL THEN true WHEN t.ends_us >= dead THEN false
+        ELSE t.session = 0 OR NOT tenure_alive(t.session) END
+      FOR UPDATE SKIP LOCKED;
     CONTINUE WHEN NOT FOUND;
     WITH gone AS (
       SELECT p.claim FROM tenure_places p

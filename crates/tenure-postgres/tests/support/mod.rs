@@ -80,6 +80,13 @@ pub fn terminate(server: &PostgresServer) {
     server.sql(end).unwrap();
 }
 
+/// Sets the server's clock back by years, as far as our functions know.
+pub fn set_back(server: &PostgresServer) {
+    let clock = "CREATE OR REPLACE FUNCTION tenure_now() RETURNS bigint LANGUAGE sql VOLATILE AS \
+        'SELECT 1000000::bigint'";
+    server.sql(clock).unwrap();
+}
+
 /// Looks until it is so, within a limit.
 pub fn until(what: &str, is_so: impl FnMut() -> bool) {
     assert!(tenure_servers::until(is_so), "never: {what}");
