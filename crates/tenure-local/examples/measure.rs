@@ -1,6 +1,7 @@
 //! By hand: its figures want a quiet machine and half a minute.
 //!
-//! Measures the engine beside a bare `flock`: the uncontended cycle, and the hand-off between two processes.
+//! Measures the engine beside a bare `flock`: the uncontended cycle, and the hand-off between two processes, with the
+//! two wakes that it is made of.
 //!
 //! `cargo run --release -p tenure-local --example measure [DIRECTORY]`
 #![allow(
@@ -11,8 +12,11 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use futures_executor::block_on;
@@ -63,7 +67,31 @@ fn measure(directory: PathBuf) {
             let mut both = [spawn(), spawn()];
             assert!(both.iter_mut().all(|child| child.wait().unwrap().success()));
         }
+        let (to, from) = UnixDatagram::pair().unwrap();
+        let send = |_: &Thread| assert_eq!(to.send(&[0; 16]).unwrap(), 16);
+        wakes("wake by datagram", || assert_eq!(from.recv(&mut [0; 16]).unwrap(), 16), send);
+        wakes("wake by a thread", thread::park, Thread::unpark);
     }
+}
+
+/// How long after it was roused a thread that sleeps is awake, in a process that is idle otherwise.
+fn wakes(what: &str, sleep: impl Fn() + Sync, rouse: impl Fn(&Thread)) {
+    let roused = AtomicU64::new(0);
+    let now = || SystemClock.now().boot_micros();
+    let once = || {
+        sleep();
+        now() - roused.load(Ordering::SeqCst)
+    };
+    let delays = thread::scope(|threads| {
+        let sleeper = threads.spawn(|| (0..PASSES).map(|_| once()).collect::<Vec<_>>());
+        for _ in 0..PASSES {
+            thread::sleep(Duration::from_millis(2));
+            roused.store(now(), Ordering::SeqCst);
+            rouse(sleeper.thread());
+        }
+        sleeper.join().unwrap()
+    });
+    report(what, &delays);
 }
 
 fn contender(local: &Local, id: u128) -> LocalContender {
@@ -102,7 +130,7 @@ fn pass(directory: &Path, tenure: bool) -> Vec<u64> {
         if noted != before && noted != [0; 8] {
             gaps.push(now - u64::from_le_bytes(noted));
         }
-        std::thread::sleep(Duration::from_millis(2));
+        thread::sleep(Duration::from_millis(2));
         noted = SystemClock.now().boot_micros().to_le_bytes();
         released.write_all_at(&noted, 0).unwrap();
         if tenure {
@@ -110,7 +138,7 @@ fn pass(directory: &Path, tenure: bool) -> Vec<u64> {
         } else {
             flock.unlock().unwrap();
             // An `flock` is not fair: let the other have it.
-            std::thread::sleep(Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(1));
         }
     }
     gaps
@@ -120,6 +148,6 @@ fn report(what: &str, gaps: &[u64]) {
     let mut gaps = gaps.to_vec();
     gaps.sort_unstable();
     if let (Some(p50), Some(p99)) = (gaps.get(gaps.len() / 2), gaps.get(gaps.len() * 99 / 100)) {
-        println!("{what}      p50 {p50:>6} us, p99 {p99:>6} us, {} hand-offs", gaps.len());
+        println!("{what}      p50 {p50:>6} us, p99 {p99:>6} us, of {}", gaps.len());
     }
 }
