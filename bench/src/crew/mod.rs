@@ -17,7 +17,7 @@ use crate::clock::span;
 use crate::referee::Held;
 
 pub(crate) use parent::{Crew, Holds, Scenario};
-pub(crate) use worker::{Beat, Worked, hire, tasks, threads};
+pub(crate) use worker::{Beat, Worked, hire, tasks, tasks_on_two_threads, threads};
 
 /// What the workers of one process are told.
 #[derive(Clone, Debug, PartialEq, Eq)]

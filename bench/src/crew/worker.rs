@@ -6,12 +6,13 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use tokio::runtime::Runtime;
 
 use super::Orders;
 use crate::clock::{now, sleep, sleep_until, span};
 use crate::engines::{Client, Work, entrant};
 use crate::locks::{Lock, Lost};
-use crate::loops::one_thread;
+use crate::loops::{one_thread, two_threads};
 use crate::referee::Held;
 
 /// A worker ends early when it has noted as many holds.
@@ -72,7 +73,16 @@ impl Beat {
 
 /// The workers of one process as tasks on one thread.
 pub(crate) fn tasks<C: Client>(orders: &Orders) -> Result<Worked> {
-    one_thread()?.block_on(async {
+    tasks_on::<C>(&one_thread()?, orders)
+}
+
+/// The same on a runtime with two threads.
+pub(crate) fn tasks_on_two_threads<C: Client>(orders: &Orders) -> Result<Worked> {
+    tasks_on::<C>(&two_threads()?, orders)
+}
+
+fn tasks_on<C: Client>(runtime: &Runtime, orders: &Orders) -> Result<Worked> {
+    runtime.block_on(async {
         let client = C::open(&orders.at).await?;
         // Connections, scripts and the like are there before the clock runs.
         let warm = client.lock(&format!("{}/warm/{}", orders.key, orders.first), orders.ttl);

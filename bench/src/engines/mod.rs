@@ -155,6 +155,10 @@ impl Entrant {
 /// The names under which `tenure` takes part.
 pub(crate) const TENURE: &str = "tenure";
 pub(crate) const STRICT: &str = "tenure, strict";
+pub(crate) const NOT_AWAITED: &str = "tenure, release not awaited";
+pub(crate) const ALONE: &str = "tenure, verbs alone";
+pub(crate) const ON_TWO: &str = "tenure, two threads";
+pub(crate) const ALONE_ON_TWO: &str = "tenure, verbs alone, two threads";
 
 /// An async client of an engine, one for each process, and what it locks with.
 pub(crate) trait Client: Sized + Send + 'static {

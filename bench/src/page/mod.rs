@@ -27,6 +27,7 @@ const SECTIONS: &[Section] = &[
             "cycle p99 us",
             "commands/cycle",
             "bytes/cycle",
+            "client us/cycle",
             "server us/cycle",
         ],
     },

@@ -9,7 +9,9 @@ use anyhow::{Context, Result};
 
 use crate::clock::sleep;
 use crate::crew::{Crew, Holds, Scenario};
-use crate::engines::{Engine, Entrant, HELD, SLOW, STRICT, Site, TENURE, Work};
+use crate::engines::{
+    ALONE, ALONE_ON_TWO, Engine, Entrant, HELD, NOT_AWAITED, ON_TWO, SLOW, STRICT, Site, TENURE, Work,
+};
 use crate::harness::{Contest, Contestant, Figures, Plan, Turn};
 use crate::report::{Report, Target};
 
@@ -47,6 +49,10 @@ pub(crate) fn w1(stage: &mut Stage<'_>) -> Result<()> {
         Target::at_most(TENURE, "cycle p50 us", 1.11).times("raw_sync"),
         Target::at_least(TENURE, "cycles/s", 1.0).times("rslock"),
         Target::at_most(TENURE, "commands/cycle", 2.0),
+        Target::at_least(NOT_AWAITED, "cycles/s", 1.6).times("raw_sync"),
+        // What the client and its keeper add to the verbs.
+        Target::at_least(TENURE, "cycles/s", 0.95).times(ALONE),
+        Target::at_least(ON_TWO, "cycles/s", 0.95).times(ALONE_ON_TWO),
     ];
     targets.extend(ahead("cycles/s", TENURE));
     stage.race("w1", QUIET, "cycles/s", 500 * MS, targets, Holds::alone)

@@ -1,5 +1,6 @@
 //! Redis on this machine, without persistence.
 
+mod ours;
 mod peers;
 mod push;
 mod raw;
@@ -12,10 +13,12 @@ use anyhow::Result;
 use tenure_servers::redis::RedisServer;
 use tenure_servers::{Monitor, Proxy, Side};
 
-use super::{Client, Counter, Engine, Entrant, IN_ALL_NUMBERS, Site, Work};
+use super::{
+    ALONE, ALONE_ON_TWO, Client, Counter, Engine, Entrant, IN_ALL_NUMBERS, NOT_AWAITED, ON_TWO, Site, Work,
+};
 use crate::anchors::Cohort;
 use crate::clock::cpu_of;
-use crate::crew::tasks;
+use crate::crew::{tasks, tasks_on_two_threads};
 
 pub(crate) const ENGINE: Engine = Engine {
     name: "redis",
@@ -52,6 +55,30 @@ pub(crate) const ENGINE: Engine = Engine {
             .anchors(&["w4"]),
         Entrant::tenure(IN_ALL_NUMBERS),
         Entrant::strict(&["w3", "w5", "scale"]),
+        Entrant::here(
+            NOT_AWAITED,
+            "`tenure` whose guards are dropped: nobody waits for a release, and the next acquire begins before it",
+            &["w1"],
+            tasks::<ours::Dropping>,
+        ),
+        Entrant::here(
+            ALONE,
+            "the engine's two verbs with no client above them, and no keeper",
+            &["w1"],
+            tasks::<ours::Alone>,
+        ),
+        Entrant::here(
+            ON_TWO,
+            "`tenure` on a runtime with two threads",
+            &["w1"],
+            tasks_on_two_threads::<tenure::Tenure>,
+        ),
+        Entrant::here(
+            ALONE_ON_TWO,
+            "the engine's two verbs on such a runtime",
+            &["w1"],
+            tasks_on_two_threads::<ours::Alone>,
+        ),
         Entrant::here(
             "rslock",
             "crate rslock 0.10, acquire and release, its defaults",
