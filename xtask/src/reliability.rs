@@ -26,6 +26,10 @@ const RUNS: &[Run] = &[
         &["redis+cluster:", "--own-servers", "6", "--nemesis", "kill,pause,freeze,flush,restart,failover"],
     ),
     ("redlock", &["redlock:", "--own-servers", "3"]),
+    (
+        "redlock-clock",
+        &["redlock:", "--own-servers", "5", "--nemesis", "kill,pause,cut,freeze,restart,clock"],
+    ),
     ("etcd", &["etcd:", "--own-servers", "3", "--nemesis", "kill,pause,cut,freeze,restart"]),
     ("zookeeper", &["zookeeper:", "--own-servers", "3", "--nemesis", "kill,pause,cut,freeze"]),
     (
