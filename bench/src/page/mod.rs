@@ -181,8 +181,9 @@ pub(crate) fn write(run: &Value) -> Result<()> {
         page.push_str(&text);
     }
     page.push_str(&counts(run));
-    let unexplained = page.lines().filter(|line| line.ends_with("(unexplained)"));
-    unexplained.for_each(|miss| eprintln!("{miss}"));
+    let unexplained =
+        page.lines().zip(page.lines().skip(1)).filter(|(_, why)| why.ends_with("(unexplained)"));
+    unexplained.for_each(|(miss, _)| eprintln!("{miss}"));
     put(root.join("docs/performance.md"), page)?;
     let readme = root.join("README.md");
     let text = std::fs::read_to_string(&readme)?;
@@ -284,7 +285,7 @@ fn targets(page: &mut String, report: &Value, whom: &str, explained: &Explained<
             writeln!(page, "- met: {whom}{who}, {of} {bound}; is {measured}")
         } else {
             let why = explained.pointer(word(&report["engine"]), word(&report["part"]), of);
-            writeln!(page, "- **missed**: {whom}{who}, {of} {bound}; is {measured} ({why})")
+            writeln!(page, "- **missed**: {whom}{who}, {of} {bound}; is {measured}\n  ({why})")
         };
     }
 }
@@ -360,7 +361,7 @@ mod tests {
         let docs = tempfile::tempdir().unwrap();
         section_text(&mut page, &SECTIONS[0], &[&report], "w1.svg", &Explained::in_docs(docs.path()));
         assert!(page.contains("| tenure | 5000 |") && page.contains("0.50 x raw |"), "{page}");
-        assert!(page.contains("- **missed**: tenure, ratio at least 0.9; is 0.50 (unexplained)"), "{page}");
+        assert!(page.contains("at least 0.9; is 0.50\n  (unexplained)"), "{page}");
 
         std::fs::create_dir(docs.path().join("engines")).unwrap();
         let text = "## Where the time goes\n`w1` waits for the network.\n";
