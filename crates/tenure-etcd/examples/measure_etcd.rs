@@ -12,7 +12,6 @@
 use tenure_core::engine::{Attempt, Contender, Engine, Stray};
 use tenure_core::lease::{Clock, SystemClock};
 use tenure_core::{Claim, ClaimId, Key, Tenure};
-use tenure_etcd::rpc::compare::{CompareResult, CompareTarget, TargetUnion};
 use tenure_etcd::rpc::request_op::Request;
 use tenure_etcd::rpc::{
     Compare, DeleteRangeRequest, KvClient, LeaseClient, LeaseGrantRequest, PutRequest, RangeRequest,
@@ -48,16 +47,6 @@ struct Bench {
 /// for its log to be on disk.
 type Cost = [f64; 4];
 
-fn created_at(key: &str, revision: i64) -> Compare {
-    Compare {
-        result: CompareResult::Equal as i32,
-        target: CompareTarget::Create as i32,
-        key: key.as_bytes().to_vec(),
-        target_union: Some(TargetUnion::CreateRevision(revision)),
-        range_end: Vec::new(),
-    }
-}
-
 fn op(request: Request) -> RequestOp {
     RequestOp { request: Some(request) }
 }
@@ -87,12 +76,18 @@ impl Bench {
 
     async fn bare(&self, value: usize) {
         let key = "bare";
-        let done = self.txn(vec![created_at(key, 0)], vec![self.put(key, vec![b'x'; value])]).await;
+        let done = self
+            .txn(vec![Compare::created_at(key.as_bytes(), 0)], vec![self.put(key, vec![b'x'; value])])
+            .await;
         assert!(done.succeeded);
         let delete = DeleteRangeRequest { key: key.into(), ..Default::default() };
         let created = done.header.unwrap().revision;
-        let done =
-            self.txn(vec![created_at(key, created)], vec![op(Request::RequestDeleteRange(delete))]).await;
+        let done = self
+            .txn(
+                vec![Compare::created_at(key.as_bytes(), created)],
+                vec![op(Request::RequestDeleteRange(delete))],
+            )
+            .await;
         assert!(done.succeeded);
     }
 
@@ -105,7 +100,7 @@ impl Bench {
 
     async fn step(&self, step: usize) {
         match step {
-            0 => drop(self.txn(vec![created_at("bare", 0)], Vec::new()).await),
+            0 => drop(self.txn(vec![Compare::created_at(b"bare", 0)], Vec::new()).await),
             1 => {
                 let read = RangeRequest { key: b"bare".to_vec(), ..Default::default() };
                 KvClient::new(self.channel.clone()).range(read).await.unwrap();

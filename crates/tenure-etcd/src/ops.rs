@@ -14,22 +14,22 @@ use crate::rpc::{
 
 /// The key does not exist.
 pub(crate) fn is_absent(key: &[u8]) -> Compare {
-    created(key, CompareResult::Equal, 0)
+    created_at(key, 0)
 }
 
 /// The key exists.
 pub(crate) fn exists(key: &[u8]) -> Compare {
-    created(key, CompareResult::Greater, 0)
+    Compare { result: CompareResult::Greater as i32, ..created_at(key, 0) }
 }
 
 /// The key is the one that was created at this revision.
 pub(crate) fn created_at(key: &[u8], revision: i64) -> Compare {
-    created(key, CompareResult::Equal, revision)
+    Compare::created_at(key, revision)
 }
 
 /// Nothing exists in the span.
 pub(crate) fn is_empty(span: &Span) -> Compare {
-    Compare { range_end: span.end.clone(), ..created(&span.first, CompareResult::Equal, 0) }
+    Compare { range_end: span.end.clone(), ..created_at(&span.first, 0) }
 }
 
 /// Nothing that exists in the span was written after the revision.
@@ -41,16 +41,6 @@ pub(crate) fn unchanged_since(span: &Span, revision: i64) -> Compare {
 /// The key was last written at this revision; zero: it does not exist.
 pub(crate) fn changed_at(key: &[u8], revision: i64) -> Compare {
     changed(key, CompareResult::Equal, revision)
-}
-
-fn created(key: &[u8], result: CompareResult, revision: i64) -> Compare {
-    Compare {
-        result: result as i32,
-        target: CompareTarget::Create as i32,
-        key: key.to_vec(),
-        target_union: Some(TargetUnion::CreateRevision(revision)),
-        range_end: Vec::new(),
-    }
 }
 
 fn changed(key: &[u8], result: CompareResult, revision: i64) -> Compare {

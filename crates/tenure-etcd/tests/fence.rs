@@ -8,7 +8,7 @@ use std::time::Duration;
 use support::*;
 use tenure_core::{Options, Tenure};
 use tenure_etcd::EtcdGuardError;
-use tenure_etcd::rpc::{Compare, compare};
+use tenure_etcd::rpc::Compare;
 
 async fn value(cluster: &EtcdCluster, key: &str) -> String {
     cluster.etcdctl(0, &["get", key, "--print-value-only"]).unwrap().trim().to_owned()
@@ -23,13 +23,7 @@ async fn a_holder_commits_and_after_its_release_nothing_is_written() {
     let done = etcd.txn(&guard).put("data", "1").put("more", "2").commit().await.unwrap();
     assert!(done.succeeded);
     // The user's own condition decides between two ways, both under the fence.
-    let absent = Compare {
-        result: compare::CompareResult::Equal as i32,
-        target: compare::CompareTarget::Create as i32,
-        key: b"data".to_vec(),
-        range_end: Vec::new(),
-        target_union: Some(compare::TargetUnion::CreateRevision(0)),
-    };
+    let absent = Compare::created_at(b"data", 0);
     let done = etcd.txn(&guard).when(absent).put("data", "2").commit().await.unwrap();
     assert!(!done.succeeded, "the data was there");
     assert_eq!(value(&cluster, "data").await, "1");

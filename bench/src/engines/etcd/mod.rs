@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::stream;
-use tenure_etcd::rpc::compare::{CompareResult, CompareTarget, TargetUnion};
 use tenure_etcd::rpc::range_request::{SortOrder, SortTarget};
 use tenure_etcd::rpc::request_op::Request;
 use tenure_etcd::rpc::response_op::Response;
@@ -158,16 +157,6 @@ impl Session {
     }
 }
 
-fn created_at(key: &str, revision: i64) -> Compare {
-    Compare {
-        result: CompareResult::Equal as i32,
-        target: CompareTarget::Create as i32,
-        key: key.as_bytes().to_vec(),
-        target_union: Some(TargetUnion::CreateRevision(revision)),
-        range_end: Vec::new(),
-    }
-}
-
 fn put(key: &str, lease: i64) -> Request {
     Request::RequestPut(PutRequest { key: key.as_bytes().to_vec(), lease, ..Default::default() })
 }
@@ -219,15 +208,19 @@ impl Lock for RawLock {
 
     async fn lock(&self) -> Result<(Session, String, i64)> {
         let lease = self.session.lease(self.ttl).await?;
-        let done =
-            self.session.txn(vec![created_at(&self.key, 0)], vec![put(&self.key, lease)], Vec::new()).await?;
+        let done = self
+            .session
+            .txn(vec![Compare::created_at(self.key.as_bytes(), 0)], vec![put(&self.key, lease)], Vec::new())
+            .await?;
         ensure!(done.succeeded, "a free key was not granted");
         let revision = done.header.context("no header")?.revision;
         Ok((self.session.clone(), self.key.clone(), revision))
     }
 
     async fn unlock((session, key, revision): (Session, String, i64)) -> Result<()> {
-        let done = session.txn(vec![created_at(&key, revision)], vec![delete(&key)], Vec::new()).await?;
+        let done = session
+            .txn(vec![Compare::created_at(key.as_bytes(), revision)], vec![delete(&key)], Vec::new())
+            .await?;
         ensure!(done.succeeded, "somebody else had the key");
         Ok(())
     }
@@ -285,8 +278,10 @@ impl Lock for RecipeLock {
         let lease = self.session.lease(self.ttl).await?;
         let key = format!("{}{:016x}", self.prefix, rand::random::<u64>());
         let owner = Request::RequestRange(first_of(&self.prefix, SortOrder::Ascend, 0));
-        let done =
-            self.session.txn(vec![created_at(&key, 0)], vec![put(&key, lease), owner], Vec::new()).await?;
+        let done = self
+            .session
+            .txn(vec![Compare::created_at(key.as_bytes(), 0)], vec![put(&key, lease), owner], Vec::new())
+            .await?;
         let revision = done.header.context("no header")?.revision;
         let Some(Response::ResponseRange(owner)) = done.responses.get(1).and_then(|op| op.response.as_ref())
         else {

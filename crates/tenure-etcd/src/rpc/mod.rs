@@ -28,3 +28,17 @@ pub use etcdserverpb::{
     WatchRequest, WatchResponse, compare, event, kv_client::KvClient, lease_client::LeaseClient,
     range_request, request_op, response_op, watch_client::WatchClient, watch_create_request, watch_request,
 };
+
+impl Compare {
+    /// The condition that a key is the one that was created at this revision; at 0, that it does not exist.
+    #[must_use]
+    pub fn created_at(key: &[u8], revision: i64) -> Self {
+        Self {
+            result: compare::CompareResult::Equal as i32,
+            target: compare::CompareTarget::Create as i32,
+            key: key.to_vec(),
+            target_union: Some(compare::TargetUnion::CreateRevision(revision)),
+            range_end: Vec::new(),
+        }
+    }
+}
