@@ -56,6 +56,7 @@ mod tests {
         assert_eq!(jain(&[5.0, 5.0, 5.0, 5.0]), 1.0);
         assert_eq!(jain(&[20.0, 0.0, 0.0, 0.0]), 0.25);
     }
+
     #[test]
     fn the_best_of_a_few_turns_is_that_none_has_two_more_than_another() {
         assert_eq!(jain(&[2.0, 2.0, 1.0, 1.0]), 0.9);

@@ -29,15 +29,20 @@ async fn all_leave(contenders: &mut [EtcdContender]) {
     }
 }
 
+/// Contenders whose leases are there already.
+async fn warmed_up(etcd: &Etcd, many: usize) -> Vec<EtcdContender> {
+    let mut contenders = contenders(etcd, many);
+    all_granted(&mut contenders).await;
+    all_leave(&mut contenders).await;
+    contenders
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_that_are_due_together_are_few_entries_in_the_log() {
     const MANY: usize = 64;
     let cluster = EtcdCluster::single().unwrap();
     let etcd = open(&cluster).await;
-    let mut contenders = contenders(&etcd, MANY);
-    all_granted(&mut contenders).await;
-    all_leave(&mut contenders).await;
-    // The leases are there now.
+    let mut contenders = warmed_up(&etcd, MANY).await;
     let before = log_writes(&cluster);
     all_granted(&mut contenders).await;
     let joined = log_writes(&cluster) - before;
@@ -50,9 +55,7 @@ async fn writes_that_are_due_together_are_few_entries_in_the_log() {
 async fn a_write_whose_answer_nobody_fetches_holds_up_no_other() {
     let cluster = EtcdCluster::single().unwrap();
     let etcd = open(&cluster).await;
-    let mut contenders = contenders(&etcd, 8);
-    all_granted(&mut contenders).await;
-    all_leave(&mut contenders).await;
+    let mut contenders = warmed_up(&etcd, 8).await;
     // Sent, and then left alone: their tasks do something else, or wait for one of the others.
     let (parked, others) = contenders.split_at_mut(4);
     let mut parked: Vec<_> = parked.iter_mut().map(|one| Box::pin(one.attempt())).collect();
@@ -83,9 +86,7 @@ async fn a_write_that_is_refused_takes_no_other_with_it() {
     const MANY: usize = 16;
     let cluster = EtcdCluster::single().unwrap();
     let etcd = open(&cluster).await;
-    let mut contenders = contenders(&etcd, MANY);
-    all_granted(&mut contenders).await;
-    all_leave(&mut contenders).await;
+    let mut contenders = warmed_up(&etcd, MANY).await;
     // Some of the leases that serve the next locks end behind our back.
     let leases = cluster.etcdctl(0, &["lease", "list"]).unwrap();
     for lease in leases.lines().skip(1).step_by(3) {

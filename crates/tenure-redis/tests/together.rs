@@ -34,6 +34,12 @@ async fn withdraw(line: &mut [RedisContender], stray: Stray) -> Vec<Result<Withd
     join_all(line.iter_mut().map(|contender| contender.withdraw(stray))).await
 }
 
+fn all_held(withdrawals: Vec<Result<Withdrawn, EngineError>>) {
+    for withdrawn in withdrawals {
+        assert_eq!(withdrawn.unwrap(), Withdrawn::Held);
+    }
+}
+
 #[tokio::test]
 async fn c070_c075_each_of_many_who_ask_at_once_has_a_verdict_of_its_own() {
     let server = RedisServer::start(&[]).unwrap();
@@ -125,9 +131,7 @@ async fn c048_c070_each_of_many_is_refused_for_now_by_a_server_without_enough_re
         assert_eq!(axes(&error), (EngineErrorKind::Unreachable, Effect::None, Retry::Worth), "{error}");
     }
     server.say("CONFIG SET min-replicas-to-write 0").unwrap();
-    for withdrawn in withdraw(&mut line, Stray::Impossible).await {
-        assert_eq!(withdrawn.unwrap(), Withdrawn::Held);
-    }
+    all_held(withdraw(&mut line, Stray::Impossible).await);
 }
 
 #[tokio::test]
@@ -142,9 +146,7 @@ async fn c069_of_many_who_ask_a_full_server_the_new_are_refused_and_the_others_l
         let error = attempt.unwrap_err();
         assert_eq!(axes(&error), (EngineErrorKind::Full, Effect::None, Retry::Worth), "{error}");
     }
-    for withdrawn in withdraw(&mut holders, Stray::Impossible).await {
-        assert_eq!(withdrawn.unwrap(), Withdrawn::Held);
-    }
+    all_held(withdraw(&mut holders, Stray::Impossible).await);
 }
 
 #[tokio::test]
@@ -155,7 +157,5 @@ async fn c071_many_scripts_are_found_again_when_they_are_forgotten() {
     server.say("SCRIPT FLUSH").unwrap();
     all_granted(attempt(&mut line).await);
     server.say("SCRIPT FLUSH").unwrap();
-    for withdrawn in withdraw(&mut line, Stray::Impossible).await {
-        assert_eq!(withdrawn.unwrap(), Withdrawn::Held);
-    }
+    all_held(withdraw(&mut line, Stray::Impossible).await);
 }
