@@ -26,6 +26,8 @@ pub(crate) const ALL: &[Server] = &[
     Server { program: "nats-server", packages: &["nats-server"] },
     // Makes the certificates of servers with TLS.
     Server { program: "openssl", packages: &["openssl"] },
+    // Counts the instructions of a server and of its client.
+    Server { program: "valgrind", packages: &["valgrind"] },
 ];
 
 /// Valkey, from the registry of Python packages: a bare server of 2 MB, newer than any that Debian has.

@@ -53,6 +53,15 @@ impl Program {
         self
     }
 
+    /// As what another program runs, which is given this one behind its own arguments.
+    #[must_use]
+    pub(crate) fn under(self, other: Self) -> Self {
+        let mut under = other.arg(self.name).args(self.args);
+        under.envs.extend(self.envs);
+        under.user = under.user.or(self.user);
+        under
+    }
+
     /// As another user, when we are root: some servers refuse to run as root.
     #[must_use]
     pub fn as_user(mut self, user: &'static str) -> Self {
