@@ -147,7 +147,8 @@ impl Contender for PostgresContender {
 
     async fn withdraw(&mut self, stray: Stray) -> Result<Withdrawn, EngineError> {
         let link = self.shared.links.link().await?;
-        let values = vec![self.term(), Value::Truth(stray == Stray::Possible)];
+        let session = Value::Number(link.session);
+        let values = vec![self.term(), Value::Truth(stray == Stray::Possible), session];
         let line = self.verb(&link, Verb::Withdraw, values).await?;
         self.shared.sweep(&link);
         answers::withdrawn(&line).ok_or_else(|| link.confused(&line).into())

@@ -17,7 +17,8 @@
 //! 3. The functions keep the same books as [`tenure_core::engine::ledger`]; a test compares them verb by verb.
 //! 4. The clock is read after the key's row is locked; before that, only by a verb of a hold that is alone, which
 //!    judges nobody else by it.
-//! 5. What is answered was committed durably, whatever the defaults of the session say.
+//! 5. What is answered was committed durably, whatever the defaults of the session say; of a session's hold that is
+//!    alone, this may be only a bound of its tokens.
 //! 6. A place that a transaction of its holder has pinned stays until that transaction ends, and no verb waits for it.
 //! 7. A hold of a session that lives stays, whatever its lease; one of a session that has ended is never taken over.
 //!
@@ -82,8 +83,8 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// # Guarantees
 /// Stated by [`Engine::facts`] from what the server says of itself when it is opened: exclusion is within clock rates
 /// unless the server does not wait for its disk, has standbys for none of which it waits, or holds end with a session.
-/// Each token is on the disk before its grant is reported, and is never given out twice as long as the disk or the
-/// clock remembers.
+/// Each token, or a bound that is not below it, is on the disk before its grant is reported, and none is given out
+/// twice as long as the disk or the clock remembers.
 #[derive(Clone, Debug)]
 pub struct Postgres {
     shared: Arc<Shared>,

@@ -109,9 +109,11 @@ impl Books for Mirror {
             }
             Wish::Renew(claim) => (Verb::Renew, claim.id, vec![term(claim), BY_LEASE]),
             Wish::Restamp(claim) => (Verb::Restamp, claim.id, vec![spare(claim), floor(claim), BY_LEASE]),
-            Wish::Withdraw(claim, stray) => {
-                (Verb::Withdraw, claim.id, vec![term(claim), Value::Truth(*stray == Stray::Possible)])
-            }
+            Wish::Withdraw(claim, stray) => (
+                Verb::Withdraw,
+                claim.id,
+                vec![term(claim), Value::Truth(*stray == Stray::Possible), BY_LEASE],
+            ),
             Wish::Evict(claim) => (Verb::Evict, *claim, vec![]),
         };
         self.meet(verb, id);
@@ -185,7 +187,7 @@ fn a_verb_that_was_prepared_on_another_connection_does_nothing() {
     for (number, done) in [(8, false), (7, true)] {
         let claim = ClaimId::from_bits(1);
         let names = ["k".to_owned(), claim.to_string()].map(Value::Text);
-        let more = [Value::Number(1_000_000), Value::Truth(true), Value::Small(1_000)];
+        let more = [Value::Number(1_000_000), Value::Truth(true), BY_LEASE, Value::Small(1_000)];
         let values: Vec<_> = names.into_iter().chain(more).chain([Value::Number(number)]).collect();
         let typed: Vec<_> = values.iter().map(Value::typed).collect();
         let text = verbs.text(Verb::Withdraw);

@@ -44,7 +44,7 @@ impl Verbs {
             // Which process has answered tells whether a pooler is between.
             format!("SELECT {call}, pg_backend_pid()").into()
         };
-        let texts = [("attempt", 12), ("renew", 5), ("restamp", 6), ("withdraw", 5), ("evict", 3)]
+        let texts = [("attempt", 12), ("renew", 5), ("restamp", 6), ("withdraw", 6), ("evict", 3)]
             .map(|(name, count)| verb(name, count));
         // A hold that is alone in its line lies in its key's row.
         let ends = |row: &str, holds: &str| {

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use support::*;
 use tenure_core::engine::{
-    Contender, Effect, Engine, EngineErrorKind, Exclusion, Gone, Liveness, Renewal, Restamp, Retry, Stray,
-    Validity, Withdrawn,
+    Attempt, Contender, Effect, Engine, EngineErrorKind, Exclusion, Gone, Liveness, Renewal, Restamp, Retry,
+    Stray, Validity, Withdrawn,
 };
 use tenure_core::{LossCause, Mode, Tenure};
-use tenure_postgres::{Dialect, GuardedTx, Hold, Postgres};
+use tenure_postgres::{Dialect, GuardedTx, Hold, Postgres, PostgresContender};
+use tenure_servers::Program;
 
 async fn by_session(server: &PostgresServer) -> Postgres {
     Postgres::open(&options(&server.url()).with_dialect(Dialect::Advisory)).await.unwrap()
@@ -166,6 +167,7 @@ async fn c082_a_verb_that_another_process_runs_is_refused() {
     for verb in [
         format!("tenure_renew('k', 'me', 1, {session}, 100)"),
         format!("tenure_restamp('k', 'me', 0, 0, {session}, 100)"),
+        format!("tenure_withdraw('k', 'me', 1, false, {session}, 100)"),
         format!("tenure_attempt('k', 'me', 'x', 0, 1, 0, 0, false, '', '', {session}, 100)"),
     ] {
         let error = other.batch_execute(&format!("SELECT {verb}")).await.unwrap_err();
@@ -257,6 +259,160 @@ async fn c053_a_server_that_is_killed_forgets_sessions_and_gives_a_higher_token(
     assert!(next.tokens.first > first.tokens.last());
     let renewal = at_last("an answer", async || holder.renew().await).await;
     assert_eq!(renewal, Renewal::Gone(Gone::Absent));
+}
+
+/// Kills a server with all its processes at once, so that nothing of it can write any more.
+fn crash(server: &PostgresServer) {
+    let children = server.sql("SELECT string_agg(pid::text, ' ') FROM pg_stat_activity").unwrap();
+    let kill = format!("kill -KILL {} {children}", server.process().pid());
+    // One of them has ended meanwhile: the one that told us.
+    let _ = Program::new("sh", "dash").args(["-c", &kill]).run();
+}
+
+/// The last token that was reported of cycles of acquire and release in a session, on a server that crashes in the
+/// middle of them.
+async fn cycles_until_a_crash(server: &PostgresServer) -> u64 {
+    let postgres = by_session(server).await;
+    let (tell, reported) = tokio::sync::watch::channel(0);
+    let load = tokio::spawn(async move {
+        loop {
+            let mut contender = postgres.contend(claim("k"));
+            match contender.attempt().await {
+                Ok(Attempt::Granted(grant)) => {
+                    tell.send_replace(grant.tokens.last().get());
+                }
+                Ok(other) => panic!("{other:?}"),
+                Err(_) => return,
+            }
+            if contender.withdraw(Stray::Impossible).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut some = reported.clone();
+    let mut cycles = 0;
+    in_time("there are some", async {
+        while cycles < 300 {
+            some.changed().await.unwrap();
+            cycles += 1;
+        }
+    })
+    .await;
+    crash(server);
+    in_time("the load ends", load).await.unwrap();
+    *reported.borrow()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c051_c052_a_crash_that_forgets_grants_of_a_session_gives_none_of_their_tokens_again() {
+    let mut server = PostgresServer::durable(&["wal_writer_delay=10s", "autovacuum=off"]).unwrap();
+    tenure_postgres::migrate(&options(&server.url())).await.unwrap();
+    let (mut highest, mut forgotten) = (0, 0);
+    for round in 0..6 {
+        let reported = cycles_until_a_crash(&server).await;
+        assert!(reported > highest, "tokens rise over crashes: {reported}, {highest}");
+        highest = reported;
+        server.restart().unwrap();
+        let remembered = server.sql("SELECT last_token, reserve FROM tenure_keys").unwrap();
+        let (last, reserve) = remembered.split_once('|').unwrap();
+        let (last, reserve): (u64, u64) = (last.parse().unwrap(), reserve.parse().unwrap());
+        assert!(last.max(reserve) >= reported, "{last}, {reserve}, but {reported} was given out");
+        forgotten += u32::from(last < reported);
+        if round == 4 {
+            // From here on the clock cannot save us.
+            set_back(&server);
+        }
+        // Whoever comes next, by lease or by session.
+        let heir = if round % 2 == 0 { open(&server).await } else { by_session(&server).await };
+        let mut next = heir.contend(claim("k"));
+        let tokens = granted_at_last(&mut next).await.tokens;
+        assert!(tokens.first.get() > highest, "round {round}");
+        highest = tokens.last().get();
+        next.withdraw(Stray::Impossible).await.unwrap();
+    }
+    assert!(forgotten > 0, "no crash has forgotten anything, so nothing was shown");
+}
+
+/// Where the server's log ends, once a grant is there that is not on the disk.
+async fn granted_without_a_wait(server: &PostgresServer, holder: &mut PostgresContender) -> String {
+    let unflushed =
+        "SELECT pg_current_wal_insert_lsn() WHERE pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn()";
+    let mut end = String::new();
+    eventually("a grant that did not wait", async || {
+        holder.withdraw(Stray::Impossible).await.unwrap();
+        granted(holder).await;
+        end = server.sql(unflushed).unwrap();
+        !end.is_empty()
+    })
+    .await;
+    end
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_of_a_session_that_is_alone_waits_for_the_disk_now_and_then_and_its_renewals_always() {
+    let server = PostgresServer::durable(&["wal_writer_delay=10s", "autovacuum=off"]).unwrap();
+    tenure_postgres::migrate(&options(&server.url())).await.unwrap();
+    let (by_session, by_lease) = (by_session(&server).await, open(&server).await);
+    let is_on_the_disk = |end: &str| {
+        let flushed = format!("SELECT pg_current_wal_flush_lsn() >= '{end}'");
+        server.sql(&flushed).unwrap() == "t"
+    };
+    let mut holder = by_session.contend(claim("k"));
+    let end = granted_without_a_wait(&server, &mut holder).await;
+    assert!(matches!(holder.renew().await, Ok(Renewal::Renewed(_))));
+    assert!(is_on_the_disk(&end), "with what came before it");
+    // What others are granted waits, and with it what came before.
+    let end = granted_without_a_wait(&server, &mut holder).await;
+    holder.withdraw(Stray::Impossible).await.unwrap();
+    granted(&mut by_lease.contend(claim("k"))).await;
+    assert!(is_on_the_disk(&end));
+}
+
+/// A holder in a session that has come back to its key, and how far tokens are set aside for it.
+async fn come_back(server: &PostgresServer, postgres: &Postgres, name: &str) -> (PostgresContender, u64) {
+    let mut holder = postgres.contend(claim(name));
+    for _ in 0..20 {
+        granted(&mut holder).await;
+        holder.withdraw(Stray::Impossible).await.unwrap();
+    }
+    let last = granted(&mut holder).await.tokens.last().get();
+    let reserve = server.sql(&format!("SELECT reserve FROM tenure_keys WHERE key = '{name}'")).unwrap();
+    let reserve: u64 = reserve.parse().unwrap();
+    assert!(reserve >= last);
+    (holder, reserve)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c049_whoever_comes_after_a_session_begins_above_what_was_set_aside_for_it() {
+    let server = server().await;
+    let (postgres, other, by_lease) =
+        (by_session(&server).await, by_session(&server).await, open(&server).await);
+    let heirs = [("free by lease", &by_lease), ("free by session", &other), ("in a line", &by_lease)];
+    let mut holders = Vec::new();
+    for (name, _) in heirs {
+        holders.push(come_back(&server, &postgres, name).await);
+    }
+    set_back(&server);
+    for ((name, heir), (mut holder, reserve)) in heirs.into_iter().zip(holders) {
+        let mut next = heir.contend(claim(name));
+        if name == "in a line" {
+            waits(&mut next).await;
+        }
+        holder.withdraw(Stray::Impossible).await.unwrap();
+        assert!(granted(&mut next).await.tokens.first.get() > reserve, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c049_a_key_that_is_swept_gives_no_token_that_was_set_aside() {
+    let server = server().await;
+    let postgres = by_session(&server).await;
+    let (mut holder, reserve) = come_back(&server, &postgres, "k").await;
+    holder.withdraw(Stray::Impossible).await.unwrap();
+    server.sql("SELECT tenure_sweep('', 0, 100)").unwrap();
+    assert_eq!(server.sql("SELECT count(*) FROM tenure_keys").unwrap(), "0");
+    set_back(&server);
+    assert!(granted(&mut holder).await.tokens.first.get() > reserve);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

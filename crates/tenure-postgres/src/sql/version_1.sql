@@ -18,6 +18,10 @@ CREATE TABLE tenure_keys (
   tombstones boolean NOT NULL DEFAULT false,
   -- Whether the key may have rows in tenure_places. Never while a hold lies here.
   line boolean NOT NULL DEFAULT false,
+  -- Up to here, tokens may have been given out and forgotten in a crash: this was on the disk before the first of them
+  -- was given. And the session that need not wait for the disk again up to here. 0: none were.
+  reserve bigint NOT NULL DEFAULT 0,
+  reserved_by bigint NOT NULL DEFAULT 0,
   -- A hold that is alone in its line, as tenure_places has it; none when `claim` is NULL. It is the first to have come,
   -- its permit is 0, and its spare tokens go up to last_token.
   claim text COLLATE "C",
@@ -117,6 +121,12 @@ BEGIN
   RETURN tenure_now();
 END $$;
 
+-- For the grant and the release of a hold that is alone and of a session: neither outlives a crash of the server, so
+-- they need not wait for the disk. The tokens are not above the reserve, which is there already. A renewal does wait: a
+-- server that is cut off from the standby it waits for keeps no hold alive.
+CREATE FUNCTION tenure_hasten() RETURNS text LANGUAGE sql VOLATILE AS
+$$ SELECT set_config('synchronous_commit', 'off', true) $$;
+
 -- Whether no transaction has pinned the hold that lies, or lay, in the key's row. Then none can before ours has ended.
 CREATE FUNCTION tenure_unpinned(k text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
@@ -138,9 +148,11 @@ BEGIN
 END $$;
 
 -- Locks the key, reads the clock, drops what is dead. `known` is false when there is no such key and none is made:
--- then nothing is locked, and nothing can be in its line.
+-- then nothing is locked, and nothing can be in its line. Tokens up to `reserved` may have been given out and forgotten
+-- when the server crashed: those that are given out by a verb which enters are above.
 CREATE FUNCTION tenure_enter(k text, make boolean,
-  OUT known boolean, OUT last bigint, OUT graves boolean, OUT now_us bigint, OUT buried boolean)
+  OUT known boolean, OUT last bigint, OUT reserved bigint, OUT graves boolean, OUT now_us bigint,
+  OUT buried boolean)
 LANGUAGE plpgsql AS $$
 DECLARE
   next bigint;
@@ -149,7 +161,7 @@ BEGIN
   buried := false;
   FOR tries IN 1..100 LOOP
     -- Transactions that have pinned a hold in this row do not keep us out.
-    SELECT t.last_token, t.tombstones, t.next_us, t.claim INTO last, graves, next, alone
+    SELECT t.last_token, t.tombstones, t.next_us, t.claim, t.reserve INTO last, graves, next, alone, reserved
       FROM tenure_keys t WHERE t.key = k FOR NO KEY UPDATE;
     known := FOUND;
     EXIT WHEN known OR NOT make;
@@ -235,7 +247,7 @@ BEGIN
       EXIT WHEN w.mode = 'p'
         AND (SELECT count(*) FROM tenure_places p WHERE p.key = k AND p.seq < w.seq) >= w.lim;
     END IF;
-    SELECT t.last_token INTO last FROM tenure_keys t WHERE t.key = k;
+    SELECT greatest(t.last_token, t.reserve) INTO last FROM tenure_keys t WHERE t.key = k;
     SELECT t.first, t.spare INTO first, extra FROM tenure_tokens(last, w.floor, w.spare, now_us) t;
     EXIT WHEN first IS NULL;
     permit := CASE WHEN w.mode = 'p' THEN tenure_free_slot(k) ELSE 0 END;
@@ -297,6 +309,7 @@ CREATE FUNCTION tenure_attempt(k text, me text, want text, want_lim bigint, want
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
   now_us bigint := tenure_begin(under, wait_ms);
+  told text;
   lowest bigint := greatest(want_floor + 1, least(now_us, 9007199254740991));
   highest bigint := least(now_us + 100000, 9007199254740991);
   e record;
@@ -321,8 +334,13 @@ BEGIN
         + least(want_spare, greatest(0, highest - greatest(t.last_token + 1, lowest)))
     WHERE t.key = k AND t.claim IS NULL AND NOT t.line AND NOT t.tombstones AND t.last_token > 0
       AND greatest(t.last_token + 1, lowest) <= 9007199254740991
+      AND CASE WHEN under = 0 THEN t.reserve <= t.last_token ELSE
+        t.reserved_by = under AND greatest(t.last_token + 1, lowest) + want_spare <= t.reserve END
     RETURNING t.token, t.last_token - t.token INTO first, extra;
   IF FOUND THEN
+    IF under <> 0 THEN
+      told := tenure_hasten();
+    END IF;
     RETURN concat_ws(' ', me, 'granted', first, extra, 0);
   END IF;
   SELECT * INTO e FROM tenure_enter(k, true);
@@ -373,14 +391,18 @@ BEGIN
   END IF;
   -- Granted places come first and are of one mode. When nobody waits, those are all.
   IF n = 0 OR (waits = 0 AND want = head AND (want = 's' OR (want = 'p' AND n < want_lim))) THEN
-    SELECT t.first, t.spare INTO first, extra FROM tenure_tokens(e.last, want_floor, want_spare, e.now_us) t;
+    SELECT t.first, t.spare INTO first, extra
+      FROM tenure_tokens(greatest(e.last, e.reserved), want_floor, want_spare, e.now_us) t;
     IF first IS NOT NULL THEN
       ends := e.now_us + want_term;
       IF n = 0 THEN
         UPDATE tenure_keys t SET
             claim = me, mode = want, lim = want_lim, term_us = want_term, spare = want_spare, floor = want_floor,
             ends_us = ends, since_us = e.now_us, channel = listens, identity = who, session = under, token = first,
-            last_token = first + extra, line = false
+            last_token = first + extra, line = false, reserved_by = under,
+            -- For a session that has come back alone. This is above what was reserved before.
+            reserve = CASE WHEN under = 0 OR t.reserved_by <> under THEN 0 ELSE
+              least(greatest(first + extra, e.now_us + 100000), 9007199254740991) END
           WHERE t.key = k;
         RETURN concat_ws(' ', me, 'granted', first, extra, 0);
       END IF;
@@ -452,7 +474,7 @@ BEGIN
     PERFORM tenure_promote(k, e.now_us, NULL);
     SELECT last_token INTO e.last FROM tenure_keys WHERE key = k;
   END IF;
-  SELECT * INTO t FROM tenure_tokens(e.last, want_floor, want_spare, e.now_us);
+  SELECT * INTO t FROM tenure_tokens(greatest(e.last, e.reserved), want_floor, want_spare, e.now_us);
   UPDATE tenure_places p SET token = t.first, spare_granted = t.spare
     WHERE p.key = k AND p.claim = me AND p.state <> 'waits' AND p.session = under
       AND NOT tenure_is_dead(p, e.now_us) AND t.first IS NOT NULL;
@@ -463,21 +485,26 @@ BEGIN
   RETURN concat_ws(' ', me, 'fresh', t.first, t.spare);
 END $$;
 
-CREATE FUNCTION tenure_withdraw(k text, me text, want_term bigint, stray boolean, wait_ms integer) RETURNS text
+CREATE FUNCTION tenure_withdraw(k text, me text, want_term bigint, stray boolean, under bigint,
+  wait_ms integer) RETURNS text
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
-  now_us bigint := tenure_begin(0, wait_ms);
+  now_us bigint := tenure_begin(under, wait_ms);
+  told text;
   e record;
   was text := 'absent';
 BEGIN
   IF NOT stray THEN
     -- The hold is alone in its line, so nobody is enabled. One that is pinned, or that a verb is at, is passed by.
     PERFORM FROM tenure_keys t
-      WHERE t.key = k AND t.claim = me AND NOT t.tombstones
-        AND CASE WHEN t.session = 0 THEN t.ends_us > now_us ELSE tenure_alive(t.session) END
+      WHERE t.key = k AND t.claim = me AND NOT t.tombstones AND t.session = under
+        AND (under <> 0 OR t.ends_us > now_us)
       FOR UPDATE SKIP LOCKED;
     IF FOUND THEN
       UPDATE tenure_keys t SET claim = NULL WHERE t.key = k;
+      IF under <> 0 THEN
+        told := tenure_hasten();
+      END IF;
       RETURN me || ' held';
     END IF;
   END IF;
@@ -560,7 +587,7 @@ BEGIN
     looked := looked + 1;
     after := k;
     dead := tenure_now() - idle_us;
-    SELECT t.last_token INTO last FROM tenure_keys t
+    SELECT greatest(t.last_token, t.reserve) INTO last FROM tenure_keys t
       WHERE t.key = k AND t.last_token < dead AND CASE WHEN t.claim IS NULL THEN true WHEN t.ends_us >= dead THEN false
         ELSE t.session = 0 OR NOT tenure_alive(t.session) END
       FOR UPDATE SKIP LOCKED;
