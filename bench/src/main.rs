@@ -87,6 +87,10 @@ fn bench(args: &Args) -> Result<()> {
             }
         }
     }
+    if let Some(report) = workloads::across::run(&reports) {
+        println!("{}", report.table());
+        reports.push(report);
+    }
     for workload in &args.workloads {
         if let Run::Alone(run) = workload.run {
             for report in run(&args.plan)? {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::engines::{ALL, SLOW, STRICT, TENURE};
 use crate::plot::{bars, plot};
 use crate::report::{Report, short};
+use crate::workloads::across;
 use explained::Explained;
 
 /// What is shown of each workload: its name in the reports, what it is, the figure of the plot, and the columns.
@@ -64,6 +65,14 @@ const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        part: across::PART,
+        title: "The same across engines",
+        about: "The strict hand-offs on Redis beside what locks on other servers did in the same workload, some \
+                minutes later.",
+        figure: "handoffs/s",
+        columns: &["handoffs/s", "gap p50 us", "gap p99 us", "longest wait ms", "Jain"],
+    },
+    Section {
         part: "w3, idle gap",
         title: "How long a freed lock lies idle",
         about: "8 workers of four processes hold for 10 ms and are away for 100 ms.",
@@ -88,9 +97,10 @@ const SECTIONS: &[Section] = &[
     Section {
         part: "w5, 1000 held",
         title: "1,000 are held and renewed",
-        about: "1,000 keys with a TTL of 10 s, taken over a third of it. Only who renews by itself takes part.",
+        about: "1,000 keys with a TTL of 10 s, taken over a third of it. Only who renews by itself takes part. A stall \
+                is a command\nthat takes longer than 0.3 ms, in which a server of one thread serves nobody else.",
         figure: "commands/s",
-        columns: &["commands/s", "script calls/s", "client us/s"],
+        columns: &["commands/s", "script calls/s", "client us/s", "server us/s", "stalls/s"],
     },
     Section {
         part: "ttl, 50 ms",

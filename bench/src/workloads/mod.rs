@@ -1,5 +1,6 @@
 //! The workloads, one file each.
 
+pub(crate) mod across;
 mod cli;
 mod counts;
 mod local_w1;

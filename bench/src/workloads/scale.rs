@@ -36,6 +36,7 @@ pub(crate) fn run(stage: &mut Stage<'_>) -> Result<()> {
             Target::at_most(STRICT, "commands/cycle", 2.1),
             Target::at_most(STRICT, "wakes/cycle", 1.05),
             Target::at_least(STRICT, "Jain of best", 0.99),
+            Target::at_most(STRICT, "longest wait ms", 3.0).times_own("median wait ms"),
         ];
         stage.race(part, scenario, "handoffs/s", 1000 * MS, targets, Holds::contended)?;
     }

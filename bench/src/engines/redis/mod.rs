@@ -9,7 +9,7 @@ mod socket;
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tenure_servers::redis::RedisServer;
 use tenure_servers::{Monitor, Proxy, Side};
 
@@ -117,6 +117,9 @@ const ONE_WAY: Duration = Duration::from_micros(500);
 const ROUND_TRIP: Entrant =
     Entrant::here("PING", "one round trip of the same minute, on a blocking socket", &["w3"], raw::pings);
 
+/// A command that takes longer than this many microseconds is a stall for everybody else.
+const STALL_US: &str = "300";
+
 /// How long our anchors wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -131,7 +134,7 @@ struct Redis {
 
 impl Redis {
     fn start(one_way: Option<Duration>) -> Result<Self> {
-        let server = RedisServer::start(&[])?;
+        let server = RedisServer::start(&["--slowlog-log-slower-than", STALL_US])?;
         let proxy = one_way.map(|delay| {
             let proxy = Proxy::before(server.port(), Proxy::resp)?;
             proxy.delay(Side::Requests, delay);
@@ -170,6 +173,7 @@ impl Site for Redis {
             self.monitor = Some(Monitor::start(self.server.port())?);
         }
         self.before = self.cpu_and_bytes()?;
+        self.server.say("SLOWLOG RESET")?;
         Ok(())
     }
 
@@ -178,7 +182,7 @@ impl Site for Redis {
         if let Some(monitor) = self.monitor.take() {
             let seen = monitor.end()?;
             // Our own look at the server is no part of it.
-            let ours = ["INFO", "QUIT"];
+            let ours = ["INFO", "QUIT", "SLOWLOG"];
             let commands = seen.commands.iter().filter(|(name, _)| !ours.contains(&name.as_str()));
             let commands = commands.map(|(_, count)| *count).sum::<u64>() as f64;
             let calls = seen.calls.values().sum::<u64>() as f64;
@@ -190,8 +194,11 @@ impl Site for Redis {
                 count("script calls/cycle", "script calls/s", calls),
             ]);
         }
+        let stalls = self.server.say("SLOWLOG LEN")?;
+        let stalls = stalls.trim().trim_start_matches(':').parse().context("SLOWLOG LEN")?;
         let (cpu, bytes) = self.cpu_and_bytes()?;
         Ok(vec![
+            count("stalls/cycle", "stalls/s", stalls),
             count("bytes/cycle", "bytes/s", bytes - self.before.1),
             count("server us/cycle", "server us/s", cpu - self.before.0),
         ])
