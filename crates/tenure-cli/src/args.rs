@@ -1,10 +1,8 @@
 //! What was asked, read and checked before anything is touched.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::time::Duration;
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use tenure::{ClaimId, Key, Ttl};
 
@@ -12,7 +10,7 @@ use crate::duration;
 use crate::exit::{Code, Failure, TABLE};
 #[cfg(feature = "verify")]
 use crate::verify::{Verify, VerifyWorker};
-use crate::view;
+use crate::{values, view};
 
 /// How much of a hostile argument an error repeats.
 const MESSAGE_LEN_MAX: usize = 400;
@@ -123,16 +121,16 @@ pub(crate) struct Run {
     pub(crate) exclusive: bool,
 
     /// Hold together with up to N - 1 others; all who use the name agree on N
-    #[arg(long, value_name = "N", value_parser = slots, allow_hyphen_values = true)]
+    #[arg(long, value_name = "N", value_parser = values::slots, allow_hyphen_values = true)]
     pub(crate) slots: Option<u32>,
 
     /// How long the lock stays taken after a crash, where a lease decides; 50ms to 7d
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = ttl)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = values::ttl)]
     #[arg(allow_hyphen_values = true)]
     pub(crate) ttl: Ttl,
 
     /// The longest time the command may take: it is ended before, with TERM and then KILL
-    #[arg(long, value_name = "DURATION", value_parser = max_hold, allow_hyphen_values = true)]
+    #[arg(long, value_name = "DURATION", value_parser = values::max_hold, allow_hyphen_values = true)]
     pub(crate) max_hold: Option<Duration>,
 
     /// How long the command has between TERM and KILL
@@ -156,7 +154,7 @@ pub(crate) struct Run {
     pub(crate) engine: Engine,
 
     /// The name of the lock: up to 512 bytes of UTF-8, without control characters
-    #[arg(value_name = "NAME", value_parser = name())]
+    #[arg(value_name = "NAME", value_parser = values::name())]
     pub(crate) name: Key,
 
     /// The command and its arguments
@@ -181,7 +179,7 @@ pub(crate) struct Status {
     pub(crate) engine: Engine,
 
     /// The name of the lock
-    #[arg(value_name = "NAME", value_parser = name())]
+    #[arg(value_name = "NAME", value_parser = values::name())]
     pub(crate) name: Key,
 }
 
@@ -195,7 +193,7 @@ pub(crate) struct List {
     pub(crate) engine: Engine,
 
     /// Only names that begin so
-    #[arg(value_name = "PREFIX", value_parser = prefix())]
+    #[arg(value_name = "PREFIX", value_parser = values::prefix())]
     pub(crate) prefix: Option<String>,
 }
 
@@ -213,7 +211,7 @@ pub(crate) struct Break {
     pub(crate) yes: bool,
 
     /// Break this claim, whether it holds or waits
-    #[arg(long, value_name = "ID", conflicts_with = "all", value_parser = claim)]
+    #[arg(long, value_name = "ID", conflicts_with = "all", value_parser = values::claim)]
     pub(crate) claim: Option<ClaimId>,
 
     /// Break all of the line, those that wait as well
@@ -228,7 +226,7 @@ pub(crate) struct Break {
     pub(crate) engine: Engine,
 
     /// The name of the lock
-    #[arg(value_name = "NAME", value_parser = name())]
+    #[arg(value_name = "NAME", value_parser = values::name())]
     pub(crate) name: Key,
 }
 
@@ -292,53 +290,6 @@ fn one_line(rendered: &str) -> String {
 fn tail(line: &str) -> &str {
     let start = line.char_indices().rev().nth(160).map_or(0, |(at, _)| at);
     &line[start..]
-}
-
-/// An argument that cannot be used, in words.
-#[derive(Debug)]
-struct Unusable(String);
-
-impl fmt::Display for Unusable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Unusable {}
-
-fn utf8(text: OsString) -> Result<String, Unusable> {
-    text.into_string().map_err(|text| Unusable(format!("{text:?} is not UTF-8: names are")))
-}
-
-fn name() -> impl TypedValueParser<Value = Key> {
-    OsStringValueParser::new().try_map(|text| {
-        utf8(text).and_then(|text| Key::new(text).map_err(|error| Unusable(error.to_string())))
-    })
-}
-
-fn prefix() -> impl TypedValueParser<Value = String> {
-    OsStringValueParser::new().try_map(utf8)
-}
-
-pub(crate) fn ttl(text: &str) -> Result<Ttl, String> {
-    Ttl::new(duration::parse(text)?).map_err(|error| error.to_string())
-}
-
-fn max_hold(text: &str) -> Result<Duration, String> {
-    let max_hold = duration::parse(text)?;
-    if max_hold < Ttl::MIN.duration() {
-        return Err("the longest hold is at least 50ms: leave --max-hold away for no limit".to_owned());
-    }
-    Ok(max_hold)
-}
-
-fn slots(text: &str) -> Result<u32, String> {
-    let slots = text.parse::<u32>().ok().filter(|slots| *slots > 0);
-    slots.ok_or_else(|| format!("the number of slots is 1 to {}", u32::MAX))
-}
-
-fn claim(text: &str) -> Result<ClaimId, String> {
-    text.parse().map_err(|error: tenure::ClaimIdError| error.to_string())
 }
 
 #[cfg(test)]

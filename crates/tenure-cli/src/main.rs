@@ -22,6 +22,7 @@ mod signals;
 mod status;
 mod supervise;
 mod terminal;
+mod values;
 #[cfg(feature = "verify")]
 mod verify;
 mod view;

@@ -14,10 +14,10 @@ use tenure::Ttl;
 use tenure_verify::history::History;
 use tenure_verify::{Live, Options, Outcome, Verdict, VerifyError};
 
-use crate::args::ttl;
 use crate::duration;
 use crate::exit::{Code, Failure};
 use crate::report::print;
+use crate::values;
 
 /// The flags of `tenure verify`.
 #[derive(Args, Debug)]
@@ -64,7 +64,7 @@ pub(crate) struct Verify {
     pub(crate) seed: Option<u64>,
 
     /// The TTL of the locks
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = ttl)]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = values::ttl)]
     pub(crate) ttl: Ttl,
 
     /// Start so many servers of the engine that is named, such as redis:
