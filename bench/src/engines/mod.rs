@@ -21,6 +21,7 @@ mod zookeeper;
 
 pub(crate) use redis::SLOW;
 
+use std::marker::PhantomData;
 use std::process::Command;
 use std::time::Duration;
 
@@ -140,6 +141,15 @@ impl Entrant {
         Self::here(STRICT, about, takes_part_in, tasks::<Strict>)
     }
 
+    /// The same with holds that last as long as a session, which a dialect of the URL asks for.
+    pub(crate) const fn by_session<D: Dialect>(
+        name: &'static str,
+        about: &'static str,
+        takes_part_in: &'static [&'static str],
+    ) -> Self {
+        Self::here(name, about, takes_part_in, tasks::<BySession<D>>)
+    }
+
     /// Whether it is `tenure`, which is told the URL.
     pub(crate) fn is_tenure(&self) -> bool {
         self.name.starts_with(TENURE)
@@ -155,6 +165,7 @@ impl Entrant {
 /// The names under which `tenure` takes part.
 pub(crate) const TENURE: &str = "tenure";
 pub(crate) const STRICT: &str = "tenure, strict";
+pub(crate) const ADVISORY: &str = "tenure, advisory";
 pub(crate) const NOT_AWAITED: &str = "tenure, release not awaited";
 pub(crate) const ALONE: &str = "tenure, verbs alone";
 pub(crate) const ON_TWO: &str = "tenure, two threads";
@@ -194,6 +205,27 @@ impl Client for Strict {
 
     fn lock(&self, key: &str, ttl: Duration) -> tenure::Lock {
         Client::lock(&self.0, key, ttl).fairness(tenure::Fairness::StrictFifo)
+    }
+}
+
+/// A dialect of an engine, in which holds last as long as a session.
+pub(crate) trait Dialect: Send + 'static {
+    /// As the URL says it.
+    const NAME: &'static str;
+}
+
+struct BySession<D>(tenure::Tenure, PhantomData<D>);
+
+impl<D: Dialect> Client for BySession<D> {
+    type Lock = tenure::Lock;
+
+    async fn open(at: &str) -> Result<Self> {
+        let mark = if at.contains('?') { '&' } else { '?' };
+        Ok(Self(tenure::connect(&format!("{at}{mark}dialect={}", D::NAME)).await?, PhantomData))
+    }
+
+    fn lock(&self, key: &str, ttl: Duration) -> tenure::Lock {
+        Client::lock(&self.0, key, ttl)
     }
 }
 
