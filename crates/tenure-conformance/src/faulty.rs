@@ -62,6 +62,8 @@ pub enum Fault {
     Twice(Duration),
     /// Its answer, a grant, is one that was meant for another claim.
     Misnamed,
+    /// The engine panics.
+    Panic,
 }
 
 /// Holds requests back until a test opens it.
@@ -163,6 +165,8 @@ impl<E: Engine + Clone> Faulty<E> {
                 Err(unreachable(Effect::Unknown))
             }
             Some(Fault::Silence) => std::future::pending().await,
+            // Without the hook: nobody needs to read of a panic that is wanted.
+            Some(Fault::Panic) => std::panic::resume_unwind(Box::new("on purpose")),
             Some(Fault::Late(late)) => on_its_own(tokio::time::sleep(late), carry()).await,
             Some(Fault::Held(gate)) => on_its_own(gate.pass(), carry()).await,
             Some(Fault::LateReply(late)) => {

@@ -317,6 +317,82 @@ async fn c033_a_release_that_meets_a_broken_connection_is_finished() {
     assert_eq!(client.tenure.shutdown(Duration::from_secs(1)).await, 0);
 }
 
+/// How long the keeper lets a withdrawal that began in a drop go without an answer.
+const UNHEARD: Duration = Duration::from_millis(100);
+
+#[tokio::test(start_paused = true)]
+async fn a_withdrawal_that_is_answered_is_not_said_again() {
+    let world = World::new();
+    let client = world.client();
+    for answer in [None, Some(Fault::LateReply(UNHEARD / 2)), Some(Fault::Late(UNHEARD / 2))] {
+        let before = client.line.sent(Verb::Withdraw);
+        for hold in [Duration::ZERO, UNHEARD / 2, UNHEARD * 2] {
+            let guard = client.lock().acquire().await.unwrap();
+            sleep(hold).await;
+            if let Some(fault) = &answer {
+                client.line.next(Verb::Withdraw, fault.clone());
+            }
+            drop(guard);
+            assert!(world.empty().await <= UNHEARD / 2 + Duration::from_millis(2));
+            sleep(UNHEARD * 3).await;
+        }
+        assert_eq!(client.line.sent(Verb::Withdraw) - before, 3, "{answer:?}");
+    }
+    assert_eq!(client.saw(|what| matches!(what, What::Released { .. })), 9);
+    assert_eq!(client.saw(|what| matches!(what, What::Withdrawn)), 9);
+    assert_eq!(client.saw(|what| matches!(what, What::WithdrawFailed { .. })), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c033_a_withdrawal_that_a_drop_began_is_finished_by_the_keeper() {
+    let fates = [Fault::Silence, Fault::Panic, Fault::Refuse, Fault::LoseRequest, Fault::LoseReply];
+    for fate in fates {
+        // Adopted before, or not.
+        for hold in [Duration::ZERO, UNHEARD * 2] {
+            let world = World::new();
+            let client = world.client();
+            let guard = client.lock().acquire().await.unwrap();
+            sleep(hold).await;
+            client.line.next(Verb::Withdraw, fate.clone());
+            drop(guard);
+            assert!(world.empty().await <= UNHEARD * 2, "{fate:?}");
+            sleep(UNHEARD * 3).await;
+            assert_eq!(client.line.sent(Verb::Withdraw), 2, "{fate:?}");
+            assert_eq!(client.saw(|what| matches!(what, What::Withdrawn)), 1, "{fate:?}");
+            let failed = !matches!(fate, Fault::Silence | Fault::Panic);
+            let told = client.saw(|what| matches!(what, What::WithdrawFailed { retrying: true, .. }));
+            assert_eq!(told, usize::from(failed), "{fate:?}");
+            assert_eq!(client.tenure.shutdown(Duration::from_secs(1)).await, 0);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c031_a_withdrawal_that_was_said_twice_does_not_hit_a_later_hold() {
+    let world = World::new();
+    let client = world.client();
+    let guard = client.lock().acquire().await.unwrap();
+    client.line.next(Verb::Withdraw, Fault::Late(TTL / 2));
+    drop(guard);
+    let guard = client.lock().acquire().await.unwrap();
+    assert_eq!(client.line.sent(Verb::Withdraw), 2, "the keeper has said it again");
+    sleep(TTL).await;
+    assert!(guard.is_held());
+    assert_eq!(guard.release().await.unwrap(), Released::Cleanly);
+    assert_eq!(client.saw(|what| matches!(what, What::Withdrawn)), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_waits_for_what_a_drop_began() {
+    let world = World::new();
+    let client = world.client();
+    let guard = client.lock().acquire().await.unwrap();
+    client.line.next(Verb::Withdraw, Fault::Late(UNHEARD / 2));
+    drop(guard);
+    assert_eq!(client.tenure.shutdown(TTL).await, 0);
+    assert!(world.places().await.is_empty());
+}
+
 #[tokio::test(start_paused = true)]
 async fn c034_an_acquire_that_failed_leaves_no_waiter_behind() {
     let world = World::new();

@@ -24,8 +24,13 @@ const GRACE_MAX: Duration = Duration::from_millis(100);
 /// instruction: a process may be paused between the check and the act. A resource that checks [`Guard::token`] is
 /// protected even then.
 ///
-/// Dropping a guard never blocks: the keeper withdraws the hold in the background. [`Guard::release`] waits for it
-/// and says whether the hold was still yours.
+/// Dropping a guard waits for no answer, and the hold is given up whatever becomes of the caller, its task and its
+/// runtime. On the tokio runtime on which the guard was acquired, its withdrawal goes out before whatever is asked for
+/// next; an engine that has no server does its few microseconds of work in the drop. Anywhere else, and while a thread
+/// unwinds, the keeper withdraws the hold in the background; it also does when the runtime has not heard an answer
+/// after 100 ms, or has ended. A process that ends at once after the drop may end before that:
+/// [`Tenure::shutdown`](crate::Tenure::shutdown) waits. [`Guard::release`] waits for the answer, and says whether the
+/// hold was still yours.
 #[must_use = "a guard that is dropped at once gives the lock up at once"]
 pub struct Guard {
     grip: Grip,
@@ -33,7 +38,8 @@ pub struct Guard {
 
 impl Guard {
     /// A guard for a caller that has waited since `since`.
-    pub(crate) fn new(grip: Grip, max_hold: Option<Duration>, since: Moment) -> Self {
+    pub(crate) fn new(mut grip: Grip, max_hold: Option<Duration>, since: Moment) -> Self {
+        grip.taken_here();
         // With a hold that was passed on comes the longest hold of its new guard.
         if grip.passed.is_none() && max_hold.is_some() {
             grip.hold.set_max_hold(max_hold);

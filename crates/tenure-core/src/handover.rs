@@ -13,6 +13,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::{Handle, Id};
+
 use crate::acquire::{Pending, Settled};
 use crate::cohort::{Cohorts, Entry, Name, Seat};
 use crate::engine::{DynContender, Restamp, Withdrawn};
@@ -22,7 +24,7 @@ use crate::keeper::rings;
 use crate::lease::Moment;
 use crate::shared::Shared;
 use crate::wish::{Fairness, Wish};
-use crate::{Error, FencingToken, IfBusy, LossCause, Mode, Released, TokenBlock};
+use crate::{Error, FencingToken, IfBusy, LossCause, Mode, Released, TokenBlock, departure};
 
 /// How often a hold may pass inside a process before others have a turn.
 const PASSES_MAX: u32 = 64;
@@ -172,6 +174,8 @@ pub(crate) struct Grip {
     /// When the one before let it go, if it was passed on.
     pub(crate) passed: Option<Moment>,
     cohort: Option<Arc<Cohort>>,
+    /// The runtime on which its guard was made.
+    runtime: Option<Id>,
     armed: bool,
 }
 
@@ -186,7 +190,12 @@ enum Passed {
 
 impl Grip {
     fn new(hold: Arc<Hold>, cohort: Option<Arc<Cohort>>, passed: Option<Moment>) -> Self {
-        Self { token: hold.token(), hold, passed, cohort, armed: true }
+        Self { token: hold.token(), hold, passed, cohort, runtime: None, armed: true }
+    }
+
+    /// The hold is in the hand of whoever runs here, and can be given up from here at once.
+    pub(crate) fn taken_here(&mut self) {
+        self.runtime = Handle::try_current().ok().map(|runtime| runtime.id());
     }
 
     /// Lets go, and waits until the hold is free or passed on.
@@ -294,15 +303,17 @@ impl Drop for Grip {
         if !std::mem::take(&mut self.armed) || self.pass() == Passed::Yes {
             return;
         }
-        let _finish = Finish { hold: &self.hold, withdrawn: false };
-        if let Ok(releasing) = self.hold.begin_release() {
+        let mut finish = Finish { hold: &self.hold, withdrawn: false };
+        if let Some(runtime) = departure::lane(self.runtime) {
+            finish.withdrawn = departure::begin(&self.hold, &runtime);
+        } else if let Ok(releasing) = self.hold.begin_release() {
             self.hold.emit(What::Released { token: releasing.token, held: releasing.held });
         }
     }
 }
 
-/// Finishes a release, however far it came: what was not withdrawn is withdrawn in the background, and then the next
-/// of the cohort is let in.
+/// Finishes a release, however far it came: what nobody has withdrawn or sees to is withdrawn in the background, and
+/// then the next of the cohort is let in.
 struct Finish<'a> {
     hold: &'a Hold,
     withdrawn: bool,

@@ -14,7 +14,7 @@ use tokio::sync::futures::Notified;
 use crate::engine::{DynContender, Grant, Validity};
 use crate::event::What;
 use crate::flaw::{self, Flaw};
-use crate::keeper::Ticket;
+use crate::keeper::{ADOPT_AFTER, Ticket};
 use crate::lease::{Lease, Moment};
 use crate::shared::Shared;
 use crate::strays::Strays;
@@ -48,7 +48,10 @@ struct State {
     suspected: bool,
     /// The engine has only offered the hold; the first renewal confirms it.
     unconfirmed: bool,
-    adoption: Option<Ticket>,
+    /// The keeper's note, until it is taken up: to adopt the hold, or to see to its departure.
+    note: Option<Ticket>,
+    /// When the guard was dropped, while the withdrawal that began then is not answered and is nobody else's business.
+    departs: Option<Moment>,
     /// What is given on when the hold ends, by dropping it.
     estate: Option<Box<dyn Send>>,
 }
@@ -90,7 +93,8 @@ impl Hold {
             contender,
             suspected: false,
             unconfirmed: false,
-            adoption: None,
+            note: None,
+            departs: None,
             estate: None,
         };
         Self { claim, slot: grant.slot, strays, shared, state: Mutex::new(state), turned: Notify::new() }
@@ -187,6 +191,27 @@ impl Hold {
 
     /// Ends the hold as released: from here on it is not held, whatever the withdrawal will say.
     pub(crate) fn begin_release(&self) -> Result<Releasing, Loss> {
+        let (releasing, note) = self.end_as_released(None)?;
+        if let Some(note) = note {
+            self.shared.keeper.forget(note);
+        }
+        Ok(releasing)
+    }
+
+    /// The same for a guard that was dropped: the keeper has a note until [`Hold::end_departure`], and sees to it that
+    /// the hold is withdrawn.
+    pub(crate) fn begin_departure(self: &Arc<Self>) -> Result<Releasing, Loss> {
+        let now = self.shared.clock.now();
+        let (releasing, note) = self.end_as_released(Some(now))?;
+        self.shared.keeper.counts_as_ordered();
+        if note.is_none() {
+            self.leave_note(now.after(ADOPT_AFTER));
+        }
+        Ok(releasing)
+    }
+
+    /// Ends the hold as released. Returns the keeper's note, which stays only when the hold departs.
+    fn end_as_released(&self, departs: Option<Moment>) -> Result<(Releasing, Option<Ticket>), Loss> {
         let now = self.shared.clock.now();
         self.check_at(now)?;
         let mut state = self.state();
@@ -195,18 +220,30 @@ impl Hold {
             Phase::Released => return Err(self.loss(&state, LossCause::Denied)),
             Phase::Held => state.phase = Phase::Released,
         }
+        state.departs = departs;
+        let note = if departs.is_some() { state.note } else { state.note.take() };
         let releasing = Releasing {
             contender: state.contender.take(),
             token: state.tokens.first,
             held: now.since(state.guard_since),
         };
-        let adoption = state.adoption.take();
         drop(state);
-        if let Some(ticket) = adoption {
-            self.shared.keeper.forget(ticket);
-        }
         self.turned.notify_waiters();
-        Ok(releasing)
+        Ok((releasing, note))
+    }
+
+    /// Takes the departure out of the keeper's hands; false when it has seen to it already.
+    pub(crate) fn end_departure(&self) -> bool {
+        let mut state = self.state();
+        if state.departs.take().is_none() {
+            return false;
+        }
+        let note = state.note.take();
+        drop(state);
+        if let Some(note) = note {
+            self.shared.keeper.forget(note);
+        }
+        true
     }
 
     /// Waits until the hold has ended, either way.
@@ -263,15 +300,26 @@ impl Hold {
         self.state().tokens.first
     }
 
-    pub(crate) fn set_adoption(&self, ticket: Ticket) {
+    /// Leaves a note at the keeper, if there is anything to be done for the hold.
+    pub(crate) fn leave_note(self: &Arc<Self>, at: Moment) {
+        // Under the lock, without which the keeper cannot take the note up: it must not be one of the past.
         let mut state = self.state();
-        if matches!(state.phase, Phase::Held) {
-            state.adoption = Some(ticket);
+        if matches!(state.phase, Phase::Held) || state.departs.is_some() {
+            state.note = Some(self.shared.keeper.note(at, Arc::clone(self) as _));
         }
     }
 
-    pub(crate) fn adopted(&self) {
-        self.state().adoption = None;
+    /// What the keeper has to do when its note is due.
+    pub(crate) fn take_note_up(&self) -> Duty {
+        let now = self.shared.clock.now();
+        let mut state = self.state();
+        state.note = None;
+        match (&state.phase, state.departs) {
+            (Phase::Held, _) => Duty::Adopt,
+            (_, Some(since)) if now.reached(since.after(ADOPT_AFTER)) => Duty::Withdraw,
+            (_, Some(since)) => Duty::LookAgain(since.after(ADOPT_AFTER)),
+            (_, None) => Duty::Nothing,
+        }
     }
 
     /// What a handover has to know.
@@ -353,6 +401,19 @@ impl Drop for Hold {
     fn drop(&mut self) {
         self.shared.keeper.hold_is_gone();
     }
+}
+
+/// What the keeper has to do for a hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Duty {
+    /// It stands, and is to be kept.
+    Adopt,
+    /// Its guard was dropped a while ago, and nothing has been heard of the withdrawal since.
+    Withdraw,
+    /// Its guard was dropped just now.
+    LookAgain(Moment),
+    /// It has ended, or somebody else sees to it.
+    Nothing,
 }
 
 /// What a release takes out of a hold.

@@ -46,8 +46,10 @@ pub(crate) struct Keeper {
     wake: Notify,
     /// Notified when time has jumped: every sleeper recomputes what is left.
     jumped: Notify,
-    /// Notified when an order has been carried out.
+    /// Notified when a withdrawal has been carried out.
     drained: Notify,
+    /// How many withdrawals were ordered, or begun elsewhere with a note here, and are not carried out.
+    ordered: AtomicUsize,
     /// How many holds there are, in whatever phase, and whether the last of them must wake the keeper.
     holds: AtomicUsize,
     closing: AtomicBool,
@@ -59,9 +61,8 @@ struct Notes {
     closing: bool,
     /// What is due when, by the monotonic clock.
     due: BTreeMap<Ticket, Arc<dyn Due>>,
-    /// Orders that nobody has taken up, and how many were given but are not carried out.
+    /// Orders that nobody has taken up.
     orders: Vec<BoxFuture<'static, ()>>,
-    ordered: usize,
     /// Until when the keeper sleeps.
     sleeps_until: Option<Duration>,
     serial: u64,
@@ -81,6 +82,7 @@ impl Keeper {
             wake: Notify::new(),
             jumped: Notify::new(),
             drained: Notify::new(),
+            ordered: AtomicUsize::new(0),
             holds: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
         }
@@ -154,24 +156,28 @@ impl Keeper {
 
     /// Orders something to be done now. Never blocks.
     pub(crate) fn order(&self, task: BoxFuture<'static, ()>) {
-        let mut notes = self.notes();
-        notes.orders.push(task);
-        notes.ordered += 1;
-        drop(notes);
+        self.counts_as_ordered();
+        self.notes().orders.push(task);
         self.wake.notify_one();
     }
 
-    fn carried_out(&self) {
-        self.notes().ordered -= 1;
+    /// There is one withdrawal more that is not carried out, whoever does it.
+    pub(crate) fn counts_as_ordered(&self) {
+        self.ordered.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// One that counted as ordered is carried out, or was ordered anew.
+    pub(crate) fn carried_out(&self) {
+        self.ordered.fetch_sub(1, Ordering::SeqCst);
         self.drained.notify_waiters();
     }
 
-    /// How many orders are not carried out.
+    /// How many withdrawals are not carried out.
     pub(crate) fn ordered(&self) -> usize {
-        self.notes().ordered
+        self.ordered.load(Ordering::SeqCst)
     }
 
-    /// Waits until every order is carried out.
+    /// Waits until every withdrawal is carried out.
     pub(crate) async fn drained(&self) {
         loop {
             let drained = self.drained.notified();

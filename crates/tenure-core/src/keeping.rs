@@ -12,13 +12,13 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use crate::LossCause;
 use crate::engine::{DynContender, Effect, EngineError, EngineErrorKind, Renewal, Retry, Validity};
 use crate::event::What;
 use crate::flaw::{self, Flaw};
-use crate::hold::{Extended, Hold};
+use crate::hold::{Duty, Extended, Hold};
 use crate::keeper::{ADOPT_AFTER, Due};
 use crate::lease::Moment;
+use crate::{LossCause, departure};
 
 /// Leaves the note that the hold is to be kept: shortly after its grant, and before anything is due. One that is only
 /// offered is confirmed then, unless it has been released: the offer stands for as long as its lease says.
@@ -26,13 +26,18 @@ pub(crate) fn adopt_soon(hold: &Arc<Hold>) {
     let latest = hold.shared.clock.now().after(ADOPT_AFTER);
     let at = hold.must_renew_at().map_or(latest, |renew| renew.earliest(latest));
     let at = hold.deadline().map_or(at, |(deadline, _)| deadline.earliest(at));
-    let ticket = hold.shared.keeper.note(at, Arc::clone(hold) as _);
-    hold.set_adoption(ticket);
+    hold.leave_note(at);
 }
 
 impl Due for Hold {
     fn task(self: Arc<Self>) -> Option<BoxFuture<'static, ()>> {
-        Some(keep(self).boxed())
+        match self.take_note_up() {
+            Duty::Adopt => return Some(keep(self).boxed()),
+            Duty::Withdraw => departure::hand_over(&self),
+            Duty::LookAgain(at) => self.leave_note(at),
+            Duty::Nothing => {}
+        }
+        None
     }
 }
 
@@ -44,7 +49,6 @@ async fn keep(hold: Arc<Hold>) {
 
 /// Keeps a hold until it has ended: renews it in time, and tells its loss in time even when a renewal hangs.
 async fn keep_alive(hold: Arc<Hold>) {
-    hold.adopted();
     let mut contender = hold.shared.engine.contend(hold.claim.clone());
     let mut renew_at = hold.renew_at();
     let mut failed = false;

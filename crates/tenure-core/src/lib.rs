@@ -9,6 +9,7 @@ pub mod blocking;
 mod claim;
 mod client;
 mod cohort;
+mod departure;
 pub mod engine;
 mod error;
 pub mod event;

@@ -48,6 +48,15 @@ async fn c115_tasks_of_one_process_exclude_each_other() {
 }
 
 #[tokio::test]
+async fn a_guard_that_is_dropped_on_its_runtime_gives_the_key_back_before_the_drop_is_over() {
+    let tenure = Tenure::new(Memory::new());
+    for _ in 0..100 {
+        drop(tenure.lock("a").acquire().await.unwrap());
+        assert_eq!(tenure.inspect("a").await.unwrap().places, vec![]);
+    }
+}
+
+#[tokio::test]
 async fn work_that_ends_before_the_longest_hold_is_not_cut() {
     let tenure = Tenure::new(Memory::new());
     let guard = tenure.lock("a").max_hold(Duration::from_millis(80)).acquire().await.unwrap();

@@ -8,6 +8,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use support::*;
 use tenure_core::engine::{Attempt, Contender, Engine, Stray};
@@ -50,6 +51,39 @@ async fn a_cycle_is_two_commands_and_six_calls() {
     assert_eq!(pairs(&seen.commands), [("EVALSHA", 2 * CYCLES)]);
     let calls = [("HGET", 2 * CYCLES), ("HSET", 2 * CYCLES), ("TIME", 2 * CYCLES)];
     assert_eq!(pairs(&seen.calls), calls);
+}
+
+/// Uses up what a task may do before others have a turn.
+fn use_up_the_turn() {
+    while tokio::task::coop::consume_budget().now_or_never().is_some() {}
+}
+
+#[tokio::test]
+async fn a_cycle_whose_guard_is_dropped_is_two_commands_and_wakes_nobody() {
+    let server = RedisServer::start(&[]).unwrap();
+    let tenure = Tenure::new(open(&server).await);
+    cycle(&tenure, "k").await;
+    for whole_turn in [false, true] {
+        let seen = seen(&server, async {
+            for _ in 0..CYCLES {
+                let guard = tenure.lock("k").acquire().await.unwrap();
+                if whole_turn {
+                    use_up_the_turn();
+                }
+                drop(guard);
+            }
+            // The last withdrawal is in the server before who asks behind it.
+            cycle(&tenure, "k").await;
+        })
+        .await;
+        let verbs = 2 * (CYCLES + 1);
+        // The next attempt never overtakes, or it would have to wait and be told.
+        assert_eq!(seen.calls.get("PUBLISH"), None, "{seen:?}");
+        assert_eq!(seen.calls.get("HSET"), Some(&verbs), "{seen:?}");
+        // Where a machine was too busy to read an answer for a while, the keeper has said a withdrawal again.
+        let sent = seen.commands.get("EVALSHA").copied().unwrap_or(0);
+        assert!((verbs..=verbs + CYCLES / 4).contains(&sent), "{seen:?}");
+    }
 }
 
 #[tokio::test]

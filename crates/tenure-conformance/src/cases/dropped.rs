@@ -1,6 +1,8 @@
 //! Futures and guards that are dropped: nothing is left behind.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -26,6 +28,8 @@ cases![
     lock_all_dropped_at_any_point_leaves_nothing_c027_c112,
     a_dropped_leader_leaves_its_place_to_the_next,
     a_guard_can_be_dropped_anywhere_c037,
+    a_guard_dropped_on_a_runtime_that_ends_or_never_runs_again_is_given_up_c037,
+    many_who_drop_their_guards_take_turns_c031_c115,
 ];
 
 /// Polls a future so many times, letting everybody else run in between, and drops it.
@@ -188,10 +192,16 @@ async fn a_guard_can_be_dropped_anywhere_c037<S: Site>(stage: &Stage<S>) {
     assert!(unwound.catch_unwind().await.map(|(): ()| ()).is_err());
     stage.until_places("k", 0).await;
 
+    // On another runtime than it was acquired on, which ends at once.
+    let guard = lock().acquire().await.unwrap();
+    let elsewhere = std::thread::spawn(move || runtime().block_on(async move { drop(guard) }));
+    elsewhere.join().unwrap();
+    stage.until_places("k", 0).await;
+
     // The runtime on which it was acquired has ended.
     let acquires = lock();
     let guard = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = runtime();
         let guard = runtime.block_on(acquires.acquire()).unwrap();
         drop(runtime);
         guard
@@ -200,4 +210,59 @@ async fn a_guard_can_be_dropped_anywhere_c037<S: Site>(stage: &Stage<S>) {
     assert!(guard.is_held());
     drop(guard);
     stage.until_places("k", 0).await;
+}
+
+/// What a drop begins on a runtime must not depend on that runtime.
+async fn a_guard_dropped_on_a_runtime_that_ends_or_never_runs_again_is_given_up_c037<S: Site>(
+    stage: &Stage<S>,
+) {
+    let tenure = stage.tenure().await;
+    for ends in [true, false] {
+        // No lease ends in time: only a withdrawal frees the key.
+        let lock = tenure.lock(stage.name("k")).ttl(Duration::from_secs(3_600));
+        let acquires_and_drops = std::thread::spawn(move || {
+            let runtime = runtime();
+            runtime.block_on(async { drop(lock.acquire().await.unwrap()) });
+            if ends {
+                drop(runtime);
+                return None;
+            }
+            Some(runtime)
+        });
+        let never_runs_again = acquires_and_drops.join().unwrap();
+        stage.until_places("k", 0).await;
+        if let Some(runtime) = never_runs_again {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Withdrawals that nobody awaits, some of them said twice, are on their way while others hold.
+async fn many_who_drop_their_guards_take_turns_c031_c115<S: Site>(stage: &Stage<S>) {
+    let clients = [stage.tenure().await, stage.tenure().await];
+    let inside = Arc::new(AtomicU32::new(0));
+    let mut tasks = JoinSet::new();
+    for n in 0..8 {
+        let lock = clients[n % 2].lock(stage.name("k"));
+        let lock = if n % 3 == 0 { lock.fairness(Fairness::StrictFifo) } else { lock };
+        let inside = Arc::clone(&inside);
+        tasks.spawn(async move {
+            for _ in 0..8 {
+                let guard = lock.acquire().await.unwrap();
+                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two hold at once");
+                tokio::task::yield_now().await;
+                inside.fetch_sub(1, Ordering::SeqCst);
+                assert!(guard.is_held());
+                drop(guard);
+            }
+        });
+    }
+    while let Some(task) = in_time("the key goes round", tasks.join_next()).await {
+        task.unwrap();
+    }
+    stage.until_places("k", 0).await;
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use futures_util::future::join;
 use tenure_core::engine::{
     Contender, Effect, Engine, EngineErrorKind, Gone, Grant, Liveness, Permits, Renewal, Restamp, Standing,
     Stray, Validity, Withdrawn,
@@ -19,6 +20,7 @@ use crate::tools::{eventually, gone, granted, granted_at_last, holds, now, waits
 cases![
     rule_5_withdraw_is_legal_in_every_state,
     rule_5_withdraw_is_idempotent_c111[Permits],
+    rule_5_two_withdrawals_at_once_are_one_c031,
     rule_5_a_tombstone_refuses_a_late_attempt_c029,
     rule_5_a_late_attempt_of_a_holder_is_refused_too_c029,
     rule_6_tokens_rise_over_all_grants_in_every_mode_c049,
@@ -83,6 +85,23 @@ async fn rule_5_withdraw_is_idempotent_c111<S: Site>(stage: &Stage<S>) {
     assert_eq!(holding_tokens(stage, "k").await.len(), 2);
     for mut contender in [b, c, d] {
         contender.withdraw(Stray::Impossible).await.unwrap();
+    }
+}
+
+/// The keeper may say a withdrawal again while the caller's lane still says it.
+async fn rule_5_two_withdrawals_at_once_are_one_c031<S: Site>(stage: &Stage<S>) {
+    let engine = stage.client().await;
+    for _ in 0..5 {
+        let (claim, mut next) = (stage.claim("k"), engine.contend(stage.claim("k")));
+        let (mut one, mut two) = (engine.contend(claim.clone()), engine.contend(claim));
+        granted(&mut one).await;
+        let (first, second) = join(one.withdraw(Stray::Impossible), two.withdraw(Stray::Impossible)).await;
+        first.unwrap();
+        second.unwrap();
+        granted(&mut next).await;
+        assert_eq!(two.withdraw(Stray::Impossible).await.unwrap(), Withdrawn::Absent);
+        assert!(holds(&mut next).await);
+        next.withdraw(Stray::Impossible).await.unwrap();
     }
 }
 
