@@ -35,12 +35,10 @@ pub(crate) fn lane(made_on: Option<Id>) -> Option<Handle> {
 
 /// Ends the hold as released, and begins to withdraw it. False when it had ended before.
 pub(crate) fn begin(hold: &Arc<Hold>, runtime: &Handle) -> bool {
-    let Ok(releasing) = hold.begin_departure() else { return false };
-    hold.emit(What::Released { token: releasing.token, held: releasing.held });
+    let Ok(kept) = hold.begin_departure() else { return false };
     let begun = catch_unwind(AssertUnwindSafe(|| {
         let stray = hold.strays.stray();
-        let mut contender =
-            releasing.contender.unwrap_or_else(|| hold.shared.engine.contend(hold.claim.clone()));
+        let mut contender = hold.or_another(kept);
         let verb = async move { contender.withdraw(stray).await }.boxed();
         let mut departure = Departure { hold: Arc::clone(hold), verb };
         // A task that has used up its share of the runtime's time must be able to write the request all the same.

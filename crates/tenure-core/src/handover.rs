@@ -272,13 +272,10 @@ impl Grip {
         self.armed = false;
         let hold = Arc::clone(&self.hold);
         let mut finish = Finish { hold: &hold, withdrawn: false };
-        let releasing = match hold.begin_release() {
-            Ok(releasing) => releasing,
+        let mut contender = match hold.begin_release() {
+            Ok(kept) => hold.or_another(kept),
             Err(loss) => return Ok(Released::AlreadyLost(loss)),
         };
-        hold.emit(What::Released { token: releasing.token, held: releasing.held });
-        let mut contender =
-            releasing.contender.unwrap_or_else(|| hold.shared.engine.contend(hold.claim.clone()));
         match contender.withdraw(hold.strays.stray()).await {
             Ok(withdrawn) => {
                 finish.withdrawn = true;
@@ -306,8 +303,9 @@ impl Drop for Grip {
         let mut finish = Finish { hold: &self.hold, withdrawn: false };
         if let Some(runtime) = departure::lane(self.runtime) {
             finish.withdrawn = departure::begin(&self.hold, &runtime);
-        } else if let Ok(releasing) = self.hold.begin_release() {
-            self.hold.emit(What::Released { token: releasing.token, held: releasing.held });
+        } else {
+            // Lost before, it is withdrawn all the same.
+            drop(self.hold.begin_release());
         }
     }
 }

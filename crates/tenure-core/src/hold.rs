@@ -189,29 +189,19 @@ impl Hold {
         Some(loss)
     }
 
-    /// Ends the hold as released: from here on it is not held, whatever the withdrawal will say.
-    pub(crate) fn begin_release(&self) -> Result<Releasing, Loss> {
-        let (releasing, note) = self.end_as_released(None)?;
-        if let Some(note) = note {
-            self.shared.keeper.forget(note);
-        }
-        Ok(releasing)
+    /// Ends the hold as released: from here on it is not held, whatever the withdrawal will say. Gives what the
+    /// withdrawal may use.
+    pub(crate) fn begin_release(self: &Arc<Self>) -> Result<Option<Box<dyn DynContender>>, Loss> {
+        self.end_as_released(false)
     }
 
     /// The same for a guard that was dropped: the keeper has a note until [`Hold::end_departure`], and sees to it that
     /// the hold is withdrawn.
-    pub(crate) fn begin_departure(self: &Arc<Self>) -> Result<Releasing, Loss> {
-        let now = self.shared.clock.now();
-        let (releasing, note) = self.end_as_released(Some(now))?;
-        self.shared.keeper.counts_as_ordered();
-        if note.is_none() {
-            self.leave_note(now.after(ADOPT_AFTER));
-        }
-        Ok(releasing)
+    pub(crate) fn begin_departure(self: &Arc<Self>) -> Result<Option<Box<dyn DynContender>>, Loss> {
+        self.end_as_released(true)
     }
 
-    /// Ends the hold as released. Returns the keeper's note, which stays only when the hold departs.
-    fn end_as_released(&self, departs: Option<Moment>) -> Result<(Releasing, Option<Ticket>), Loss> {
+    fn end_as_released(self: &Arc<Self>, departs: bool) -> Result<Option<Box<dyn DynContender>>, Loss> {
         let now = self.shared.clock.now();
         self.check_at(now)?;
         let mut state = self.state();
@@ -220,16 +210,26 @@ impl Hold {
             Phase::Released => return Err(self.loss(&state, LossCause::Denied)),
             Phase::Held => state.phase = Phase::Released,
         }
-        state.departs = departs;
-        let note = if departs.is_some() { state.note } else { state.note.take() };
-        let releasing = Releasing {
-            contender: state.contender.take(),
-            token: state.tokens.first,
-            held: now.since(state.guard_since),
-        };
+        let mut void = None;
+        if departs {
+            // Under the lock: the keeper may see to it from here on, and what it carries out must have been counted.
+            self.shared.keeper.counts_as_ordered();
+            state.departs = Some(now);
+            if state.note.is_none() {
+                state.note = Some(self.shared.keeper.note(now.after(ADOPT_AFTER), Arc::clone(self) as _));
+            }
+        } else {
+            void = state.note.take();
+        }
+        let contender = state.contender.take();
+        let what = What::Released { token: state.tokens.first, held: now.since(state.guard_since) };
         drop(state);
+        if let Some(note) = void {
+            self.shared.keeper.forget(note);
+        }
         self.turned.notify_waiters();
-        Ok((releasing, note))
+        self.emit(what);
+        Ok(contender)
     }
 
     /// Takes the departure out of the keeper's hands; false when it has seen to it already.
@@ -380,8 +380,13 @@ impl Hold {
     }
 
     pub(crate) fn take_contender(&self) -> Box<dyn DynContender> {
-        let contender = self.state().contender.take();
-        contender.unwrap_or_else(|| self.shared.engine.contend(self.claim.clone()))
+        let kept = self.state().contender.take();
+        self.or_another(kept)
+    }
+
+    /// Who speaks for the hold: the contender that was kept, or a new one.
+    pub(crate) fn or_another(&self, kept: Option<Box<dyn DynContender>>) -> Box<dyn DynContender> {
+        kept.unwrap_or_else(|| self.shared.engine.contend(self.claim.clone()))
     }
 
     pub(crate) fn put_contender(&self, contender: Box<dyn DynContender>) {
@@ -414,13 +419,6 @@ pub(crate) enum Duty {
     LookAgain(Moment),
     /// It has ended, or somebody else sees to it.
     Nothing,
-}
-
-/// What a release takes out of a hold.
-pub(crate) struct Releasing {
-    pub(crate) contender: Option<Box<dyn DynContender>>,
-    pub(crate) token: FencingToken,
-    pub(crate) held: Duration,
 }
 
 /// What a handover has to know of a hold.
