@@ -21,7 +21,6 @@ mod zookeeper;
 
 pub(crate) use redis::SLOW;
 
-use std::marker::PhantomData;
 use std::process::Command;
 use std::time::Duration;
 
@@ -95,6 +94,8 @@ pub(crate) struct Entrant {
     pub(crate) takes_part_in: &'static [&'static str],
     /// The workloads of which it is the measure.
     pub(crate) anchor_of: &'static [&'static str],
+    /// What `tenure` asks of the engine in its URL; empty for the usual one.
+    pub(crate) dialect: &'static str,
     pub(crate) work: Work,
 }
 
@@ -116,7 +117,7 @@ impl Entrant {
         takes_part_in: &'static [&'static str],
         work: fn(&Orders) -> Result<Worked>,
     ) -> Self {
-        Self { name, about, takes_part_in, anchor_of: &[], work: Work::Here(work) }
+        Self { name, about, takes_part_in, anchor_of: &[], dialect: "", work: Work::Here(work) }
     }
 
     /// A peer in another language, which takes part when peers are asked for.
@@ -126,7 +127,7 @@ impl Entrant {
         takes_part_in: &'static [&'static str],
         program: fn() -> Option<Command>,
     ) -> Self {
-        Self { name, about, takes_part_in, anchor_of: &[], work: Work::Peer(program) }
+        Self { name, about, takes_part_in, anchor_of: &[], dialect: "", work: Work::Peer(program) }
     }
 
     /// `tenure` on this engine, as users have it.
@@ -142,12 +143,26 @@ impl Entrant {
     }
 
     /// The same with holds that last as long as a session, which a dialect of the URL asks for.
-    pub(crate) const fn by_session<D: Dialect>(
+    pub(crate) const fn by_session(
         name: &'static str,
+        dialect: &'static str,
         about: &'static str,
         takes_part_in: &'static [&'static str],
     ) -> Self {
-        Self::here(name, about, takes_part_in, tasks::<BySession<D>>)
+        Self { dialect, ..Self::here(name, about, takes_part_in, tasks::<tenure::Tenure>) }
+    }
+
+    /// What it is told of its server.
+    pub(crate) fn at(&self, site: &dyn Site) -> String {
+        match (self.is_tenure(), self.dialect) {
+            (false, _) => site.address(),
+            (true, "") => site.url(),
+            (true, dialect) => {
+                let url = site.url();
+                let mark = if url.contains('?') { '&' } else { '?' };
+                format!("{url}{mark}dialect={dialect}")
+            }
+        }
     }
 
     /// Whether it is `tenure`, which is told the URL.
@@ -205,27 +220,6 @@ impl Client for Strict {
 
     fn lock(&self, key: &str, ttl: Duration) -> tenure::Lock {
         Client::lock(&self.0, key, ttl).fairness(tenure::Fairness::StrictFifo)
-    }
-}
-
-/// A dialect of an engine, in which holds last as long as a session.
-pub(crate) trait Dialect: Send + 'static {
-    /// As the URL says it.
-    const NAME: &'static str;
-}
-
-struct BySession<D>(tenure::Tenure, PhantomData<D>);
-
-impl<D: Dialect> Client for BySession<D> {
-    type Lock = tenure::Lock;
-
-    async fn open(at: &str) -> Result<Self> {
-        let mark = if at.contains('?') { '&' } else { '?' };
-        Ok(Self(tenure::connect(&format!("{at}{mark}dialect={}", D::NAME)).await?, PhantomData))
-    }
-
-    fn lock(&self, key: &str, ttl: Duration) -> tenure::Lock {
-        Client::lock(&self.0, key, ttl)
     }
 }
 

@@ -10,7 +10,7 @@ use tenure_mysql::MySqlOptions;
 use tenure_servers::mariadb::MariaDbServer;
 use tokio::sync::Mutex;
 
-use super::{Client, Counter, Dialect, EVERYWHERE, Engine, Entrant, STRICTLY, Site};
+use super::{Client, Counter, EVERYWHERE, Engine, Entrant, STRICTLY, Site};
 use crate::clock::cpu_of;
 use crate::crew::tasks;
 use crate::locks::Lock;
@@ -35,20 +35,14 @@ pub(crate) const ENGINE: Engine = Engine {
         .anchors(&["w3", "w4"]),
         Entrant::tenure(EVERYWHERE),
         Entrant::strict(STRICTLY),
-        Entrant::by_session::<Session>(
+        Entrant::by_session(
             "tenure, get_lock",
+            "get_lock",
             "`tenure` with `dialect=get_lock`: the same, and holds end with the session",
             &["w1", "w2", "w3"],
         ),
     ],
 };
-
-/// Holds that end with the session.
-struct Session;
-
-impl Dialect for Session {
-    const NAME: &'static str = "get_lock";
-}
 
 struct Mysql {
     server: MariaDbServer,

@@ -316,8 +316,7 @@ impl<'a> Stage<'a> {
     }
 
     fn crew_on(&self, entrant: &Entrant, key: &str, scenario: Scenario) -> Result<Crew> {
-        let site = self.site.borrow();
-        let at = if entrant.is_tenure() { site.url() } else { site.address() };
+        let at = entrant.at(&**self.site.borrow());
         Crew::start(self.engine, entrant, &at, key, scenario)
     }
 

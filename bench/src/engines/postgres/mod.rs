@@ -7,7 +7,7 @@ mod rows;
 use anyhow::Result;
 use tenure_servers::postgres::PostgresServer;
 
-use super::{ADVISORY, Counter, Dialect, EVERYWHERE, Engine, Entrant, STRICTLY, Site};
+use super::{ADVISORY, Counter, EVERYWHERE, Engine, Entrant, STRICTLY, Site};
 use crate::crew::tasks;
 
 pub(crate) const ENGINE: Engine = Engine {
@@ -36,20 +36,14 @@ pub(crate) const ENGINE: Engine = Engine {
         ),
         Entrant::tenure(EVERYWHERE),
         Entrant::strict(STRICTLY),
-        Entrant::by_session::<Session>(
+        Entrant::by_session(
             ADVISORY,
+            "advisory",
             "`tenure` with `dialect=advisory`: the same, and holds end with the session",
             &["w1", "w2", "w3"],
         ),
     ],
 };
-
-/// Holds that end with the session.
-struct Session;
-
-impl Dialect for Session {
-    const NAME: &'static str = "advisory";
-}
 
 struct Postgres {
     server: PostgresServer,

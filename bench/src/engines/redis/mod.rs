@@ -172,8 +172,8 @@ impl Site for Redis {
         if closely {
             self.monitor = Some(Monitor::start(self.server.port())?);
         }
-        self.before = self.cpu_and_bytes()?;
         self.server.say("SLOWLOG RESET")?;
+        self.before = self.cpu_and_bytes()?;
         Ok(())
     }
 
@@ -194,9 +194,9 @@ impl Site for Redis {
                 count("script calls/cycle", "script calls/s", calls),
             ]);
         }
+        let (cpu, bytes) = self.cpu_and_bytes()?;
         let stalls = self.server.say("SLOWLOG LEN")?;
         let stalls = stalls.trim().trim_start_matches(':').parse().context("SLOWLOG LEN")?;
-        let (cpu, bytes) = self.cpu_and_bytes()?;
         Ok(vec![
             count("stalls/cycle", "stalls/s", stalls),
             count("bytes/cycle", "bytes/s", bytes - self.before.1),
