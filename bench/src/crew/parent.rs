@@ -223,8 +223,8 @@ impl Holds {
     pub(crate) fn contended(&self) -> Figures {
         if !self.excludes {
             let mut trips: Vec<_> = self.holds.iter().map(|h| (h.had - h.asked) as f64 / 1e3).collect();
-            let (p50, p99) = (percentile(&mut trips, 0.5), percentile(&mut trips, 0.99));
-            return vec![("gap p50 us", p50), ("gap p99 us", p99)];
+            let [p50, p99, longest] = [0.5, 0.99, 1.0].map(|share| percentile(&mut trips, share));
+            return vec![("gap p50 us", p50), ("gap p99 us", p99), ("longest gap ms", longest / 1e3)];
         }
         let mut gaps = Vec::new();
         for pair in self.holds.windows(2) {
@@ -241,11 +241,19 @@ impl Holds {
             }
         }
         let mut waits: Vec<_> = self.holds.iter().map(|held| (held.had - held.asked) as f64 / 1e6).collect();
+        // Whoever is passed over sees more turns of others than there are others.
+        let turns = self
+            .holds
+            .iter()
+            .enumerate()
+            .map(|(at, held)| at - self.holds.partition_point(|before| before.had < held.asked));
         vec![
             ("handoffs/s", self.per_second(gaps.len())),
             ("cycles/s", self.per_second(self.in_time())),
             ("gap p50 us", percentile(&mut gaps, 0.5)),
             ("gap p99 us", percentile(&mut gaps, 0.99)),
+            ("longest gap ms", percentile(&mut gaps, 1.0) / 1e3),
+            ("turns waited", turns.max().unwrap_or(0) as f64),
             ("median wait ms", percentile(&mut waits, 0.5)),
             ("longest wait ms", percentile(&mut waits, 1.0)),
             ("Jain", jain(&shares)),

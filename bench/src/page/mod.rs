@@ -52,13 +52,17 @@ const SECTIONS: &[Section] = &[
         about: "A hand-off is from the call of release to the moment another worker, which was already waiting, has \
                 the lock.\nGiving it back to oneself is none: read `handoffs/s`, the longest wait and Jain's index \
                 together. `Jain of best` is that\nindex beside the best that so many turns among so many workers can \
-                have: with 1.5 turns for each, some have\ntwice as many as others whatever a lock does.",
+                have: with 1.5 turns for each, some have\ntwice as many as others whatever a lock does. `turns \
+                waited` is how many others had the lock, at the most, while one\nasked for it: whoever is never \
+                passed over sees fifteen, and who else was served while the request was on its way.",
         figure: "handoffs/s",
         columns: &[
             "handoffs/s",
             "gap p50 us",
             "gap p99 us",
+            "longest gap ms",
             "longest wait ms",
+            "turns waited",
             "Jain",
             "Jain of best",
             "commands/cycle",

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::race::{QUIET, Stage, TTL, hold, wait};
+use super::race::{QUIET, Stage, TTL, hold, passed_over_by_nobody, wait};
 use crate::crew::{Holds, Scenario};
 use crate::engines::{SCALE_HELD, STRICT, TENURE};
 use crate::report::Target;
@@ -37,6 +37,7 @@ pub(crate) fn run(stage: &mut Stage<'_>) -> Result<()> {
             Target::at_most(STRICT, "wakes/cycle", 1.05),
             Target::at_least(STRICT, "Jain of best", 0.99),
             Target::at_most(STRICT, "longest wait ms", 3.0).times_own("median wait ms"),
+            passed_over_by_nobody(workers),
         ];
         stage.race(part, scenario, "handoffs/s", 1000 * MS, targets, Holds::contended)?;
     }
