@@ -12,7 +12,7 @@ use tenure_core::lease::{Clock, Moment, SystemClock};
 use tenure_core::{Claim, ClaimId, IfBusy, Key, Ttl};
 
 /// How long something may take that should happen soon, on however busy a machine.
-const SOON: Duration = Duration::from_secs(40);
+pub const SOON: Duration = Duration::from_secs(40);
 
 /// The same where something is expected never to happen.
 const SOON_ENOUGH: Duration = Duration::from_secs(6);

@@ -66,9 +66,11 @@ impl EtcdContender {
     ///
     /// Of the waiters for a permit only the first watches all who hold one; each other watches the waiter before it,
     /// which writes its slot when it is granted. So a release wakes one of them.
+    ///
+    /// The own place is the last that matters, which is only worse when a watch of it is put off.
     fn listen_as_waiter(&mut self, view: &View, me: usize) {
         let leaves = |place: &Place| Matter::deletion(&place.key, place.created);
-        let mut matters = vec![leaves(&view.places[me])];
+        let mut matters = Vec::new();
         match line::verdict(&view.modes(), me) {
             Verdict::Granted => {}
             Verdict::WaitBehind(behind) => matters.push(leaves(&view.places[behind])),
@@ -78,6 +80,7 @@ impl EtcdContender {
             }
             Verdict::WaitForPermit => matters.extend(view.places[..me].iter().map(leaves)),
         }
+        matters.push(leaves(&view.places[me]));
         self.listen(matters, view.revision);
     }
 
@@ -86,7 +89,7 @@ impl EtcdContender {
         if let Some(place) = self.seat.place() {
             let own = Matter::deletion(&place.key, place.created);
             let behind = place.behind.map(|behind| Matter::deletion(&behind.key, behind.created));
-            self.listen([own].into_iter().chain(behind).collect(), after);
+            self.listen(behind.into_iter().chain([own]).collect(), after);
         }
     }
 

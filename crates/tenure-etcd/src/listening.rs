@@ -3,6 +3,12 @@
 //! # Invariants
 //! 1. Nothing that happens after a look is missed: what happened before the watches began is asked for once.
 //! 2. Who looks again and finds that the same keys matter keeps its watches, unless they have told something.
+//! 3. Of watches that begin together all but the last are known to begin at the server's present, or are made anew.
+//!
+//! A server looks which revision is its present, and begins a watch there a moment later. When something was written
+//! between the two, the watch begins in the past after all, and is put off to one of the server's rounds. It does not
+//! say so; but the revision of the next watch was looked up after this one had begun, so if the two are equal nothing
+//! was written between.
 
 use std::sync::Arc;
 
@@ -16,6 +22,10 @@ use crate::watch::{Sight, Watch};
 
 /// How many keys are asked for at once: etcd takes no more than 128 in one transaction.
 const ASKED_MAX: usize = 100;
+
+/// How often watches are begun before they are taken as they are. Each time it needs a write within microseconds that
+/// they are begun again, and one that was put off tells a tenth of a second later.
+const BEGINS_MAX: u32 = 8;
 
 /// One key that matters, as it was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +49,8 @@ pub(crate) struct Listening {
 struct Watching {
     link: Arc<Link>,
     watches: Vec<Watch>,
+    /// How often they were begun.
+    begins: u32,
     /// Whether nothing has happened before the watches began.
     in_time: bool,
 }
@@ -87,16 +99,10 @@ impl Listening {
     /// Safe: what one call would have reported, the next one reports.
     pub(crate) async fn told(&mut self, link: &Arc<Link>) -> Result<(), Trouble> {
         let Self { after, matters, watches } = self;
-        let watching = watches.get_or_insert_with(|| {
-            let watches = matters.iter().map(|matter| link.watch(matter.key.clone(), matter.sight)).collect();
-            Watching { link: Arc::clone(link), watches, in_time: false }
-        });
-        if !watching.in_time {
-            let mut begun = *after;
-            for watch in &mut watching.watches {
-                let Some(revision) = watch.begun().await else { return watch.told().await };
-                begun = begun.max(revision);
-            }
+        let watching = watches.get_or_insert_with(|| Watching::begin(link, matters));
+        if !watching.in_time
+            && let Some(begun) = watching.begun(matters).await
+        {
             if begun > *after && !are_as_they_were(&watching.link, matters, begun).await? {
                 return Ok(());
             }
@@ -105,6 +111,35 @@ impl Listening {
         let told = watching.watches.iter_mut().map(|watch| Box::pin(watch.told()));
         select_all(told).await.0
     }
+}
+
+impl Watching {
+    fn begin(link: &Arc<Link>, matters: &[Matter]) -> Self {
+        Self { link: Arc::clone(link), watches: watches(link, matters), begins: 1, in_time: false }
+    }
+
+    /// The revision since which all of them tell; none when one has something to tell already.
+    ///
+    /// # Cancel safety
+    /// Safe: what was begun goes on.
+    async fn begun(&mut self, matters: &[Matter]) -> Option<i64> {
+        loop {
+            let (mut first, mut last) = (i64::MAX, 0);
+            for watch in &mut self.watches {
+                let revision = watch.begun().await?;
+                (first, last) = (first.min(revision), last.max(revision));
+            }
+            if first >= last || self.begins >= BEGINS_MAX {
+                return Some(last);
+            }
+            self.watches = watches(&self.link, matters);
+            self.begins += 1;
+        }
+    }
+}
+
+fn watches(link: &Link, matters: &[Matter]) -> Vec<Watch> {
+    matters.iter().map(|matter| link.watch(matter.key.clone(), matter.sight)).collect()
 }
 
 /// Whether all keys are as they were seen, when the watches have begun. The server that watches them is asked for what
