@@ -19,6 +19,8 @@ pub(crate) struct Args {
 /// What the arguments mean.
 pub(crate) enum Asked {
     Run(Args),
+    /// The page anew, of the run that is recorded.
+    Page,
     Help(String),
     Wrong(String),
 }
@@ -30,6 +32,7 @@ impl Args {
         while let Some(arg) = args.next() {
             match (arg.as_str(), ALL.iter().find(|workload| workload.name == arg)) {
                 ("--help" | "-h", _) => return Asked::Help(help()),
+                ("--page", _) => return Asked::Page,
                 ("--quick", _) => asked.plan.quick = true,
                 ("--peers", _) => asked.plan.peers = true,
                 ("--record", _) => (asked.plan.record, asked.plan.peers) = (true, true),
@@ -65,7 +68,8 @@ impl Args {
 
 fn help() -> String {
     let mut help =
-        "cargo xtask bench [WORKLOAD…] [--engine NAME]… [--peers] [--quick] [--json FILE] [--record]\n\n"
+        "cargo xtask bench [WORKLOAD…] [--engine NAME]… [--peers] [--quick] [--json FILE] [--record]\n\
+         cargo xtask bench --page\n\n"
             .to_owned();
     for workload in &ALL {
         help.push_str(&format!("  {:<12} {}\n", workload.name, workload.about));
@@ -80,7 +84,8 @@ fn help() -> String {
     help + "\nAll workloads unless some are named; --quick takes some two minutes for each engine.\n\
          --peers also runs those in other languages, whose packages it fetches.\n\
          --record runs what docs/performance.md shows, in some twelve minutes, and writes that page, its plots and the \
-         table of\nthe README.\n"
+         table of\nthe README.\n\
+         --page writes them anew from the run that was recorded: after the text of a page of an engine has changed.\n"
 }
 
 #[cfg(test)]
@@ -106,6 +111,7 @@ mod tests {
         let Asked::Wrong(text) = parse(&["w6"]) else { panic!("taken for right") };
         assert!(text.contains("\"w6\" is neither"), "{text}");
         assert!(matches!(parse(&["--json"]), Asked::Wrong(_)));
+        assert!(matches!(parse(&["--page"]), Asked::Page));
         assert!(matches!(parse(&["--engine", "paper"]), Asked::Wrong(_)));
     }
 }

@@ -17,6 +17,7 @@ mod locks;
 mod loops;
 mod page;
 mod peers;
+mod places;
 mod plot;
 mod referee;
 mod report;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Some((role, rest)) if role == "cycles" => workloads::counted_cycles(rest),
         _ => match Args::parse(&args) {
             Asked::Run(args) => bench(&args),
+            Asked::Page => page::write_again(),
             Asked::Help(text) => {
                 print!("{text}");
                 Ok(())
@@ -105,7 +107,7 @@ fn bench(args: &Args) -> Result<()> {
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
     if args.plan.record {
-        page::write(&run)?;
+        page::record(&run)?;
     }
     let ours = |report: &&Report| report.out.iter().any(|(name, _)| name.starts_with(engines::TENURE));
     match reports.iter().find(ours) {

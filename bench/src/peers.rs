@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+use crate::places;
+
 /// redis-py, pottery and kazoo.
 pub(crate) fn python(program: &str) -> Option<Command> {
     let home = home("python");
@@ -93,12 +95,12 @@ pub(crate) fn node(library: &str) -> Option<Command> {
 }
 
 fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(name)
+    places::bench().join("peers").join(name)
 }
 
 /// Where a language's packages are: beside everything else that is built.
 fn home(language: &str) -> PathBuf {
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/peers").join(language);
+    let target = places::root().join("target/peers").join(language);
     // Whoever writes there says what is wrong.
     let _ = std::fs::create_dir_all(&target);
     target

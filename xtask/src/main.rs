@@ -13,7 +13,7 @@ mod steps;
 mod tally;
 mod tidy;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 const USAGE: &str = "\
@@ -81,8 +81,10 @@ fn cargo() -> Command {
     cargo
 }
 
-/// The root of the repository.
+/// The root of the repository. Cargo says where this package is to what it runs; where it was compiled may be another
+/// clone, when two share a folder of builds.
 fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).to_owned()
+    let here = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    here.parent().unwrap_or(&here).to_owned()
 }

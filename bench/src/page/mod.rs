@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::engines::{ALL, SLOW, STRICT, TENURE};
+use crate::places;
 use crate::plot::{bars, plot};
 use crate::report::{Report, short};
 use crate::workloads::across;
@@ -140,6 +141,13 @@ struct Section {
     columns: &'static [&'static str],
 }
 
+impl Section {
+    /// The name of its plot.
+    fn file(&self) -> String {
+        format!("{}.svg", self.part.replace([' ', ','], "-").replace("--", "-"))
+    }
+}
+
 /// How busy the machine is.
 pub(crate) fn load() -> String {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
@@ -163,38 +171,45 @@ pub(crate) fn run(quick: bool, begun: &str, reports: &[Report], absent: &[(&str,
     })
 }
 
-/// Writes the page, the plots, the run itself and the table of the README.
-pub(crate) fn write(run: &Value) -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned();
+/// Writes the run itself, and all that is made of it.
+pub(crate) fn record(run: &Value) -> Result<()> {
+    put(recorded(), serde_json::to_string_pretty(run)? + "\n")?;
+    // Of what was written: the page is then the same whenever it is written anew.
+    write_again()
+}
+
+/// Writes anew what is made of the run that was recorded.
+pub(crate) fn write_again() -> Result<()> {
+    let file = recorded();
+    let text = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    write(&serde_json::from_slice(&text).with_context(|| format!("{} is no recorded run", file.display()))?)
+}
+
+/// Where the run is recorded.
+fn recorded() -> PathBuf {
+    places::root().join("docs/performance/run.json")
+}
+
+fn put(path: PathBuf, text: String) -> Result<()> {
+    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Writes the page, the plots and the table of the README.
+fn write(run: &Value) -> Result<()> {
+    let root = places::root();
     let folder = root.join("docs/performance");
     std::fs::create_dir_all(&folder)?;
-    let put = |path: PathBuf, text: String| {
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
-    };
-    put(folder.join("run.json"), serde_json::to_string_pretty(run)? + "\n")?;
-    let docs = root.join("docs");
-    let explained = Explained::in_docs(&docs);
-    let mut page = head(run);
-    for section in SECTIONS {
+    for section in SECTIONS.iter().filter(|section| !section.figure.is_empty()) {
         let reports = of_part(run, section.part);
-        if reports.is_empty() {
-            continue;
-        }
-        let file = format!("{}.svg", section.part.replace([' ', ','], "-").replace("--", "-"));
-        if !section.figure.is_empty() {
+        if !reports.is_empty() {
             let title = format!("{}: {}", section.title, section.figure);
-            put(folder.join(&file), plot(&title, &bars(&reports, section.figure)))?;
+            put(folder.join(section.file()), plot(&title, &bars(&reports, section.figure)))?;
         }
-        section_text(&mut page, section, &reports, &file, &explained);
     }
-    for sweep in scale::SWEEPS {
-        let text = scale::text(run, sweep, &explained);
-        if !text.is_empty() && !sweep.file.is_empty() {
-            put(folder.join(sweep.file), scale::plotted(run, sweep))?;
-        }
-        page.push_str(&text);
+    for sweep in scale::SWEEPS.iter().filter(|sweep| sweep.is_plotted_of(run)) {
+        put(folder.join(sweep.file), scale::plotted(run, sweep))?;
     }
-    page.push_str(&counts(run));
+    let page = page(run, &root.join("docs"));
     let unexplained =
         page.lines().zip(page.lines().skip(1)).filter(|(_, why)| why.ends_with("(unexplained)"));
     unexplained.for_each(|(miss, _)| eprintln!("{miss}"));
@@ -205,6 +220,22 @@ pub(crate) fn write(run: &Value) -> Result<()> {
         put(readme, text)?;
     }
     Ok(())
+}
+
+/// The text of the page, with what the pages of the engines explain.
+fn page(run: &Value, docs: &Path) -> String {
+    let explained = Explained::in_docs(docs);
+    let mut page = head(run);
+    for section in SECTIONS {
+        let reports = of_part(run, section.part);
+        if !reports.is_empty() {
+            section_text(&mut page, section, &reports, &explained);
+        }
+    }
+    for sweep in scale::SWEEPS {
+        page.push_str(&scale::text(run, sweep, &explained));
+    }
+    page + &counts(run)
 }
 
 fn workloads(run: &Value) -> impl Iterator<Item = &Value> {
@@ -251,18 +282,12 @@ fn head(run: &Value) -> String {
     text
 }
 
-fn section_text(
-    page: &mut String,
-    section: &Section,
-    reports: &[&Value],
-    file: &str,
-    explained: &Explained<'_>,
-) {
+fn section_text(page: &mut String, section: &Section, reports: &[&Value], explained: &Explained<'_>) {
     let Section { title, about, .. } = section;
     // Writing to a string cannot fail.
     let _ = write!(page, "\n## {title}\n\n{about}\n");
     if !section.figure.is_empty() {
-        let _ = write!(page, "\n![{title}](performance/{file})\n");
+        let _ = write!(page, "\n![{title}](performance/{})\n", section.file());
     }
     for report in reports {
         let _ =
@@ -363,6 +388,14 @@ mod tests {
     }
 
     #[test]
+    fn the_page_is_what_the_recorded_run_and_the_pages_of_the_engines_say() {
+        let docs = places::root().join("docs");
+        let run = serde_json::from_slice(&std::fs::read(recorded()).unwrap()).unwrap();
+        let written = std::fs::read_to_string(docs.join("performance.md")).unwrap();
+        assert!(written == page(&run, &docs), "write it anew by `cargo xtask bench --page`");
+    }
+
+    #[test]
     fn a_section_has_a_row_for_each_who_took_part() {
         let report = json!({
             "engine": "redis", "part": "w1",
@@ -373,14 +406,14 @@ mod tests {
         });
         let mut page = String::new();
         let docs = tempfile::tempdir().unwrap();
-        section_text(&mut page, &SECTIONS[0], &[&report], "w1.svg", &Explained::in_docs(docs.path()));
+        section_text(&mut page, &SECTIONS[0], &[&report], &Explained::in_docs(docs.path()));
         assert!(page.contains("| tenure | 5000 |") && page.contains("0.50 x raw |"), "{page}");
         assert!(page.contains("at least 0.9; is 0.50\n  (unexplained)"), "{page}");
 
         std::fs::create_dir(docs.path().join("engines")).unwrap();
         let text = "## Where the time goes\n`w1` waits for the network.\n";
         std::fs::write(docs.path().join("engines/redis.md"), text).unwrap();
-        section_text(&mut page, &SECTIONS[0], &[&report], "w1.svg", &Explained::in_docs(docs.path()));
+        section_text(&mut page, &SECTIONS[0], &[&report], &Explained::in_docs(docs.path()));
         let pointer = "(see [Where the time goes](engines/redis.md#where-the-time-goes))";
         assert!(page.contains(pointer), "{page}");
     }

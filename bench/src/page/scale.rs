@@ -12,6 +12,7 @@ use crate::workloads::{CROWD, HOLDS, WAITERS};
 
 /// Figures against a number.
 pub(super) struct Sweep {
+    /// The name of its plot; empty if there is none.
     pub(super) file: &'static str,
     title: &'static str,
     about: &'static str,
@@ -62,6 +63,12 @@ pub(super) const SWEEPS: &[Sweep] = &[
         columns: &["commands/s", "script calls/s", "client us/s", "KiB/waiter"],
     },
 ];
+
+impl Sweep {
+    pub(super) fn is_plotted_of(&self, run: &Value) -> bool {
+        !self.file.is_empty() && parts(run, self).next().is_some()
+    }
+}
 
 /// The line of each who took part.
 pub(super) fn plotted(run: &Value, sweep: &Sweep) -> String {
