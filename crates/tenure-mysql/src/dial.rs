@@ -1,11 +1,10 @@
-//! From an address to a connection that may be trusted: connect, log in, set the session up, check server and schema.
+//! From a login to a connection that may be trusted: set the session up, check server and schema.
 
-use std::time::Duration;
-
+use sqlx::Row;
 use sqlx::mysql::{MySqlConnection, MySqlRow};
-use sqlx::{ConnectOptions, Row};
 use tenure_core::engine::Trouble;
 
+use crate::login::{connect, in_time};
 use crate::options::MySqlOptions;
 use crate::{schema, trouble};
 
@@ -31,19 +30,6 @@ pub(crate) struct Server {
     pub(crate) clustered: bool,
 }
 
-/// Connects and logs in. Bounds its own time; no verb is sent, so a failure has no effect.
-pub(crate) async fn connect(options: &MySqlOptions) -> Result<MySqlConnection, Trouble> {
-    let client = options.of_client().disable_statement_logging();
-    match in_time(options, client.connect()).await? {
-        Ok(connection) => Ok(connection),
-        Err(error) => {
-            let mut trouble = trouble::of_setup(&error);
-            trouble.message = format!("{}: {}", options.address(), trouble.message);
-            Err(trouble)
-        }
-    }
-}
-
 /// A connection that is ready for verbs.
 pub(crate) async fn dial(options: &MySqlOptions) -> Result<(MySqlConnection, Server), Trouble> {
     let mut connection = connect(options).await?;
@@ -56,12 +42,6 @@ pub(crate) async fn dial(options: &MySqlOptions) -> Result<(MySqlConnection, Ser
     });
     let server = server.await??;
     Ok((connection, server))
-}
-
-async fn in_time<F: Future>(options: &MySqlOptions, step: F) -> Result<F::Output, Trouble> {
-    let (address, limit): (_, Duration) = (options.address(), options.connect_timeout);
-    let late = |_| Trouble::away(format!("{address} did not let us in within {limit:?}"));
-    tokio::time::timeout(limit, step).await.map_err(late)
 }
 
 /// Asks the server what it is, and judges it.

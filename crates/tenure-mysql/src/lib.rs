@@ -12,9 +12,9 @@
 //! 5. A place that has a session lives and ends with it, and is never adopted by another.
 //! 6. A token is never issued again: what is cleaned up leaves a floor under all that come later.
 //!
-//! Where to look: `sql/` for what happens on the server, `schema` for how it gets there, `dial` for what a server must
-//! be like, `link` for connections and statements, `session` for what the places of one dialect end with, `polls` for
-//! wakes, `trouble` for what each error means.
+//! Where to look: `sql/` for what happens on the server, `schema` for how it gets there, `login` for the way in, `dial`
+//! for what a server must be like, `link` for connections and statements, `session` for what the places of one dialect
+//! end with, `polls` for wakes, `trouble` for what each error means.
 #![forbid(unsafe_code)]
 
 mod contender;
@@ -22,6 +22,7 @@ mod dial;
 mod fence;
 mod guarded;
 mod link;
+mod login;
 #[cfg(test)]
 mod mirror;
 mod options;

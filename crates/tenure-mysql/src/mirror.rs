@@ -15,7 +15,7 @@ use crate::contender::{self, RENEW, RESTAMP, WITHDRAW};
 use crate::link::{Value, bind_all};
 use crate::options::MySqlOptions;
 use crate::record::{self, Tag};
-use crate::{EVICT, dial, schema};
+use crate::{EVICT, login, schema};
 
 struct Mirror {
     runtime: Runtime,
@@ -29,7 +29,7 @@ impl Mirror {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let options = MySqlOptions::from_url(&server.url("tenure")).unwrap();
         let connection = runtime.block_on(async {
-            let mut connection = dial::connect(&options).await.unwrap();
+            let mut connection = login::connect(&options).await.unwrap();
             schema::run(&mut connection, "@tenure_now").await.unwrap();
             connection
         });

@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, Connection, Row};
 use tenure_core::engine::{EngineError, Trouble};
 
 use crate::options::MySqlOptions;
-use crate::{dial, trouble};
+use crate::{login, trouble};
 
 /// The version of the schema that this crate speaks.
 pub(crate) const VERSION: u32 = 1;
@@ -102,7 +102,7 @@ pub fn migration_sql() -> String {
 /// # Cancel safety
 /// Safe: run it again. Every step may be repeated.
 pub async fn migrate(options: &MySqlOptions) -> Result<(), EngineError> {
-    let mut connection = dial::connect(options).await?;
+    let mut connection = login::connect(options).await?;
     let migrated = run(&mut connection, NOW).await;
     // Whatever becomes of the connection, the answer is there.
     let _ = connection.close().await;

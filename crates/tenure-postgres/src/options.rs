@@ -9,7 +9,7 @@ use tokio_postgres::config::{Host, SslMode};
 
 use tenure_core::engine::url::percent_decoded_text;
 
-use crate::passfile;
+use crate::passfile::{self, Unusable};
 
 /// Where a [`Postgres`](crate::Postgres) engine keeps its lines, and on what it insists.
 ///
@@ -226,7 +226,8 @@ impl PostgresOptions {
         if config.get_password().is_none() {
             let password = match environment("PGPASSWORD") {
                 Some(password) => Some(password),
-                None => passfile::password(config, environment)?,
+                None => passfile::password(config, environment)
+                    .map_err(|Unusable { path, why }| PostgresUrlError::PasswordFile { path, why })?,
             };
             if let Some(password) = password {
                 config.password(password);

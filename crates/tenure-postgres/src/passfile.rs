@@ -8,17 +8,22 @@ use std::path::{Path, PathBuf};
 use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 
-use crate::options::PostgresUrlError;
+/// There is such a file, and it is of no use.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unusable {
+    pub(crate) path: String,
+    pub(crate) why: String,
+}
 
 /// The password for this connection, if there is a file and it has one.
 pub(crate) fn password(
     config: &Config,
     environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Option<String>, PostgresUrlError> {
+) -> Result<Option<String>, Unusable> {
     let named = environment("PGPASSFILE").map(PathBuf::from);
     let usual = || environment("HOME").map(|home| Path::new(&home).join(".pgpass"));
     let Some(path) = named.or_else(usual) else { return Ok(None) };
-    let unusable = |why: String| PostgresUrlError::PasswordFile { path: path.display().to_string(), why };
+    let unusable = |why: String| Unusable { path: path.display().to_string(), why };
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -84,7 +89,8 @@ mod tests {
         config.host("h").user("u").dbname("d");
         assert_eq!(password(&config, &environment), Ok(Some("hunter2".to_owned())));
         std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o644)).unwrap();
-        let refused = password(&config, &environment).unwrap_err().to_string();
-        assert!(refused.contains("chmod 600") && !refused.contains("hunter2"), "{refused}");
+        let refused = password(&config, &environment).unwrap_err();
+        assert_eq!(refused.path, file.path().to_str().unwrap());
+        assert!(refused.why.contains("chmod 600") && !refused.why.contains("hunter2"), "{refused:?}");
     }
 }

@@ -6,13 +6,11 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use crate::ports::on_free_ports;
 use crate::{Child, LIMIT, Program, ServerError, free_ports};
 
 /// Where Debian has the server.
 const PACKAGE: &str = "etcd-server";
-
-/// How often a cluster is started on other ports when somebody has taken one of them.
-const TRIES_MAX: usize = 5;
 
 /// One or more etcd servers that are one cluster.
 #[derive(Debug)]
@@ -71,20 +69,12 @@ impl EtcdCluster {
     /// # Errors
     /// As [`EtcdCluster::single`].
     pub fn start<const N: usize>(start: &EtcdStart) -> Result<Self, ServerError> {
-        let mut tries = 0;
-        loop {
-            match Self::try_start::<N>(start) {
-                Err(error) if tries < TRIES_MAX && !matches!(error, ServerError::Missing { .. }) => {
-                    tries += 1
-                }
-                started => return started,
-            }
-        }
+        on_free_ports(|clients: [u16; N]| Self::on(clients, start))
     }
 
-    fn try_start<const N: usize>(start: &EtcdStart) -> Result<Self, ServerError> {
+    fn on<const N: usize>(clients: [u16; N], start: &EtcdStart) -> Result<Self, ServerError> {
         let directory = tempfile::tempdir().map_err(ServerError::step("make a directory"))?;
-        let (clients, peers) = (free_ports::<N>()?, free_ports::<N>()?);
+        let peers = free_ports::<N>()?;
         let peer = |n: usize| format!("http://127.0.0.1:{}", peers[n]);
         let all: Vec<_> = (0..N).map(|n| format!("m{n}={}", peer(n))).collect();
         let mut members = Vec::with_capacity(N);

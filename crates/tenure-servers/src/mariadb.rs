@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::{Child, Program, ServerError, free_ports};
+use crate::ports::on_free_ports;
+use crate::{Child, Program, ServerError};
 
 /// Where Debian has the server, and the client.
 const PACKAGE: &str = "mariadb-server-core";
@@ -37,17 +38,8 @@ impl MariaDbServer {
             .map_err(ServerError::step("copy a data directory"))?;
         fs::create_dir(directory.path().join("tmp")).map_err(ServerError::step("make a directory"))?;
         let options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();
-        let mut tries = 0;
-        loop {
-            let [port] = free_ports()?;
-            match spawn(port, directory.path(), &options) {
-                Ok(child) => return Ok(Self { child, port, directory, options }),
-                // Somebody else may take the port between our look and the server's start.
-                Err(error @ ServerError::Missing { .. }) => return Err(error),
-                Err(error) if tries == 5 => return Err(error),
-                Err(_) => tries += 1,
-            }
-        }
+        let (child, port) = on_free_ports(|[port]| Ok((spawn(port, directory.path(), &options)?, port)))?;
+        Ok(Self { child, port, directory, options })
     }
 
     /// Its port.

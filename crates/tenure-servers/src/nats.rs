@@ -7,13 +7,11 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::{Child, Program, ServerError, free_ports};
+use crate::ports::on_free_ports;
+use crate::{Child, Program, ServerError};
 
 /// Where Debian has the server.
 const PACKAGE: &str = "nats-server";
-
-/// How often it is started on another port when somebody has taken the first.
-const TRIES_MAX: usize = 5;
 
 /// A NATS server that keeps streams.
 #[derive(Debug)]
@@ -30,16 +28,8 @@ impl NatsServer {
     /// When it is not installed or does not start.
     pub fn start() -> Result<Self, ServerError> {
         let directory = tempfile::tempdir().map_err(ServerError::step("make a directory"))?;
-        for _ in 0..TRIES_MAX {
-            let [port] = free_ports()?;
-            match spawn(port, directory.path()) {
-                Ok(child) => return Ok(Self { _child: child, port, _directory: directory }),
-                Err(error @ ServerError::Missing { .. }) => return Err(error),
-                Err(_) => {}
-            }
-        }
-        let [port] = free_ports()?;
-        Ok(Self { _child: spawn(port, directory.path())?, port, _directory: directory })
+        let (child, port) = on_free_ports(|[port]| Ok((spawn(port, directory.path())?, port)))?;
+        Ok(Self { _child: child, port, _directory: directory })
     }
 
     /// Its address as a URL.

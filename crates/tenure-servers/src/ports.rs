@@ -42,9 +42,51 @@ pub fn free_ports<const N: usize>() -> Result<[u16; N], ServerError> {
     Ok(ports)
 }
 
+/// How often a server is started on other ports.
+const STARTS_MAX: u32 = 6;
+
+/// Starts servers on ports that are free. Somebody else may take a port between our look and their start, so a start
+/// that fails is repeated on others, a few times.
+pub(crate) fn on_free_ports<const N: usize, S>(
+    mut start: impl FnMut([u16; N]) -> Result<S, ServerError>,
+) -> Result<S, ServerError> {
+    let mut starts = 1;
+    loop {
+        match start(free_ports()?) {
+            Err(error) if starts < STARTS_MAX && !matches!(error, ServerError::Missing { .. }) => starts += 1,
+            started => return started,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_start_that_fails_is_repeated_on_other_ports_but_not_for_ever() {
+        let (mut ports, taken) = (Vec::new(), || ServerError::step("listen")(std::io::Error::other("taken")));
+        let third = on_free_ports(|[port]| {
+            ports.push(port);
+            if ports.len() == 3 { Ok(port) } else { Err(taken()) }
+        });
+        assert_eq!(third.unwrap(), ports[2]);
+        assert!(ports[0] != ports[1] && ports[1] != ports[2]);
+
+        let mut starts = 0;
+        let never = on_free_ports(|[_]| -> Result<(), _> {
+            starts += 1;
+            Err(taken())
+        });
+        assert!(never.is_err() && starts == STARTS_MAX);
+
+        let mut starts = 0;
+        let missing = on_free_ports(|[_]| -> Result<(), _> {
+            starts += 1;
+            Err(ServerError::Missing { program: "a server".to_owned(), package: "servers" })
+        });
+        assert!(missing.is_err() && starts == 1, "what is not installed is not there on other ports");
+    }
 
     #[test]
     fn no_port_is_given_out_twice() {

@@ -7,7 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use tempfile::TempDir;
 
-use crate::{Child, Program, ServerError, free_ports, until};
+use crate::ports::on_free_ports;
+use crate::{Child, Program, ServerError, until};
 
 /// Where Debian has the server.
 const PACKAGE: &str = "postgresql";
@@ -61,17 +62,8 @@ impl PostgresServer {
     }
 
     fn on(directory: TempDir, options: Vec<String>) -> Result<Self, ServerError> {
-        let mut tries = 0;
-        loop {
-            let [port] = free_ports()?;
-            match spawn(port, directory.path(), &options) {
-                Ok(child) => return Ok(Self { child, port, directory, options }),
-                // Somebody else may take the port between our look and the server's start.
-                Err(error @ ServerError::Missing { .. }) => return Err(error),
-                Err(error) if tries == 5 => return Err(error),
-                Err(_) => tries += 1,
-            }
-        }
+        let (child, port) = on_free_ports(|[port]| Ok((spawn(port, directory.path(), &options)?, port)))?;
+        Ok(Self { child, port, directory, options })
     }
 
     /// Its port.
@@ -165,8 +157,11 @@ impl PgBouncer {
     /// # Errors
     /// When it is not installed or does not start.
     pub fn before(server: &PostgresServer, lines: &[&str]) -> Result<Self, ServerError> {
+        on_free_ports(|[port]| Self::on(port, server, lines))
+    }
+
+    fn on(port: u16, server: &PostgresServer, lines: &[&str]) -> Result<Self, ServerError> {
         let directory = directory()?;
-        let [port] = free_ports()?;
         let file = directory.path().join("pgbouncer.ini");
         let text = format!(
             "[databases]\npostgres = host=127.0.0.1 port={} dbname=postgres user={USER}\n[pgbouncer]\n\

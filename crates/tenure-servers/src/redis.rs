@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::{Child, LIMIT, Program, ServerError, free_ports};
+use crate::ports::on_free_ports;
+use crate::{Child, LIMIT, Program, ServerError};
 
 pub use cluster::RedisCluster;
 pub use sentinel::SentinelSet;
@@ -71,17 +72,8 @@ impl RedisServer {
     pub fn start_program(program: Program, options: &[&str]) -> Result<Self, ServerError> {
         let directory = tempfile::tempdir().map_err(ServerError::step("make a directory"))?;
         let program = program.args(["--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]).args(options);
-        let mut tries = 0;
-        loop {
-            let [port] = free_ports()?;
-            match spawn(port, directory.path(), &program) {
-                Ok(child) => return Ok(Self { child, port, directory, program }),
-                // Somebody else may take the port between our look and the server's start.
-                Err(error @ ServerError::Missing { .. }) => return Err(error),
-                Err(error) if tries == 5 => return Err(error),
-                Err(_) => tries += 1,
-            }
-        }
+        let (child, port) = on_free_ports(|[port]| Ok((spawn(port, directory.path(), &program)?, port)))?;
+        Ok(Self { child, port, directory, program })
     }
 
     /// Its port.

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::{Child, LIMIT, Program, ServerError, free_ports, until};
+use crate::ports::on_free_ports;
+use crate::{Child, LIMIT, Program, ServerError, until};
 
 /// Its Debian package.
 const PACKAGE: &str = "zookeeper";
@@ -46,8 +47,7 @@ impl ZookeeperEnsemble {
     /// # Errors
     /// When it is not installed or does not answer.
     pub fn single(java: &[&str]) -> Result<Self, ServerError> {
-        let [port] = free_ports()?;
-        Self::start(&[port], &[], java)
+        on_free_ports(|[port]| Self::start(&[port], &[], java))
     }
 
     /// Three servers, of which two are enough.
@@ -55,12 +55,14 @@ impl ZookeeperEnsemble {
     /// # Errors
     /// When it is not installed or does not answer.
     pub fn three(java: &[&str]) -> Result<Self, ServerError> {
-        let ports: [u16; 9] = free_ports()?;
-        let peers: Vec<_> = (1..=3)
-            .zip(ports[3..].chunks_exact(2))
-            .map(|(id, ports)| format!("server.{id}=127.0.0.1:{}:{}", ports[0], ports[1]))
-            .collect();
-        Self::start(&ports[..3], &peers, java)
+        on_free_ports(|ports: [u16; 9]| {
+            let (clients, peers) = ports.split_at(3);
+            let peers: Vec<_> = (1..=3)
+                .zip(peers.chunks_exact(2))
+                .map(|(id, ports)| format!("server.{id}=127.0.0.1:{}:{}", ports[0], ports[1]))
+                .collect();
+            Self::start(clients, &peers, java)
+        })
     }
 
     fn start(ports: &[u16], peers: &[String], java: &[&str]) -> Result<Self, ServerError> {
