@@ -78,7 +78,7 @@ impl Doing<'_> {
     ) -> Result<Option<(u64, Taken)>, EngineError> {
         let (line, mark) = (self.line(), self.mark());
         let lease = if moves && taken.lease.granted() < self.claim.term() {
-            self.leases().await?.0
+            self.lease_to_hold().await?
         } else {
             Arc::clone(&taken.lease)
         };
@@ -128,6 +128,14 @@ impl Doing<'_> {
     /// The lease by which the claim was to hold has ended; the next one is asked for when it is needed.
     fn forget_hold(&self, ended: &Lease) {
         self.seat.state().hold.take_if(|hold| hold.id == ended.id);
+    }
+
+    /// The lease by which the claim is to hold; nearly always it has been known since the claim came.
+    async fn lease_to_hold(&self) -> Result<Arc<Lease>, EngineError> {
+        if let Some(hold) = self.seat.state().hold.clone() {
+            return Ok(hold);
+        }
+        Ok(self.leases(&self.link.turn_to_come().await?).await?.0)
     }
 
     /// Gives back the lease that a holder does not need, unless an attempt may still arrive under it.
@@ -181,7 +189,7 @@ impl Doing<'_> {
     async fn move_to_hold(&self, place: &Taken) -> Result<Option<Arc<Lease>>, EngineError> {
         let as_it_is = || Ok(Some(Arc::clone(&place.lease)));
         let Some((number, slot)) = place.grant else { return as_it_is() };
-        let hold = self.leases().await?.0;
+        let hold = self.lease_to_hold().await?;
         if hold.granted() < self.claim.term() {
             // The servers grant no more than that.
             return as_it_is();

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tenure_core::lease::{Clock, Moment, SystemClock};
 
-use crate::link::{Failed, Link};
+use crate::link::{Failed, Link, Turn};
 
 /// How many leases of one length are kept for later.
 const IDLE_MAX: usize = 64;
@@ -104,12 +104,17 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// A lease of this length in seconds, with more than half of it left.
-    pub(crate) async fn lease(&self, link: &Link, seconds: u64) -> Result<Arc<Lease>, Failed> {
+    pub(crate) async fn lease(
+        &self,
+        link: &Link,
+        turn: &Turn<'_>,
+        seconds: u64,
+    ) -> Result<Arc<Lease>, Failed> {
         if let Some(idle) = self.take(seconds) {
             return Ok(idle);
         }
         let sent = SystemClock.now();
-        let (id, granted) = link.grant(i64::try_from(seconds).unwrap_or(i64::MAX)).await?;
+        let (id, granted) = link.grant(turn, i64::try_from(seconds).unwrap_or(i64::MAX)).await?;
         Ok(Lease::new(id, seconds, sent, granted))
     }
 

@@ -94,7 +94,7 @@ impl Doing<'_> {
     /// What refuses an attempt that is still to arrive, for one term.
     async fn tombstone(&self) -> Result<RequestOp, EngineError> {
         let term = i64::try_from(seconds_up(self.claim.term())).unwrap_or(i64::MAX);
-        let (lease, _) = self.link.grant(term).await?;
+        let (lease, _) = self.link.grant(&self.link.turn().await?, term).await?;
         let grave = self.grave();
         let dig = ops::put(&grave, WITHDRAWN.to_vec(), lease);
         Ok(ops::when(vec![ops::is_absent(&grave)], vec![dig], Vec::new()))

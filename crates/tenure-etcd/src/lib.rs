@@ -51,7 +51,7 @@ pub use fence::{EtcdGate, EtcdGuardError, GuardedTxn};
 pub use options::{EtcdLayout, EtcdOptions, EtcdUrlError, LongerTtl};
 
 use lease::{Lease, Pool};
-use link::{Dialer, Failed, Link};
+use link::{Dialer, Failed, Link, Turn};
 use names::Names;
 use rpc::{TxnRequest, TxnResponse};
 use seat::Seats;
@@ -112,17 +112,18 @@ impl Shared {
         self.links.dial().options()
     }
 
-    /// Makes a transaction that writes in the line of a key and nowhere else.
+    /// Makes a transaction that writes in the line of a key and nowhere else; it may have a turn already.
     pub(crate) async fn write(
         &self,
         link: &Arc<Link>,
         key: &Key,
         txn: TxnRequest,
+        turn: Option<Turn<'_>>,
     ) -> Result<TxnResponse, Failed> {
         match self.names.layout() {
-            EtcdLayout::Tenure => link.write(key, txn).await,
+            EtcdLayout::Tenure => link.write(key, txn, turn).await,
             // The places of one key may be among those of another.
-            EtcdLayout::Concurrency => link.txn(txn).await,
+            EtcdLayout::Concurrency => link.write_alone(txn, turn).await,
         }
     }
 

@@ -41,6 +41,10 @@ const ANSWER_MAX: usize = 64 << 20;
 /// How many requests are under way on a connection at once. More would only wait in the server, where their time runs.
 const AT_ONCE: usize = 64;
 
+/// How many claims come on a connection at once: ask for leases, and join a line that others join as well. Those who
+/// hold or wait already are not kept from their keep-alives by any number of those who come.
+const COMING_AT_ONCE: usize = 32;
+
 /// Makes connections to the servers of one cluster.
 pub(crate) struct Dialer {
     options: Arc<EtcdOptions>,
@@ -55,11 +59,17 @@ pub(crate) struct Link {
     runtime: Handle,
     life: Life,
     turns: Semaphore,
+    coming: Semaphore,
     pulse: Pulse,
     watches: Watches,
     pub(crate) writes: Writes,
     pub(crate) version: Version,
 }
+
+/// The right to have something under way.
+pub(crate) struct Turn<'a>(
+    #[expect(dead_code, reason = "it counts until it is dropped")] SemaphorePermit<'a>,
+);
 
 /// Whether a connection still stands; its clones are told when it ends.
 #[derive(Clone, Debug)]
@@ -134,6 +144,7 @@ impl Dial for Dialer {
             runtime: Handle::current(),
             life,
             turns: Semaphore::new(AT_ONCE),
+            coming: Semaphore::new(COMING_AT_ONCE),
             pulse,
             watches,
             writes: Writes::default(),
@@ -167,23 +178,47 @@ impl Link {
         metadata(self.token.lock().unwrap_or_else(PoisonError::into_inner).as_ref())
     }
 
-    /// Waits for the turn to send something, unless the connection has ended by then.
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, Trouble> {
-        let turn = self.turns.acquire().await;
-        match turn {
-            Ok(turn) if !self.life.has_ended() => Ok(turn),
-            _ => Err(Trouble::away("the connection has ended")),
-        }
+    /// Waits for the turn to send something.
+    pub(crate) async fn turn(&self) -> Result<Turn<'_>, Trouble> {
+        self.turn_of(&self.turns).await
+    }
+
+    /// Waits for the turn of a claim that comes. Whoever has it may wait for another turn, but not the other way round.
+    pub(crate) async fn turn_to_come(&self) -> Result<Turn<'_>, Trouble> {
+        self.turn_of(&self.coming).await
+    }
+
+    async fn turn_of<'a>(&self, turns: &'a Semaphore) -> Result<Turn<'a>, Trouble> {
+        // Where there is room nothing is waited for, so that claims that come together stay together.
+        let turn = match turns.try_acquire() {
+            Ok(turn) => turn,
+            Err(_) => turns.acquire().await.map_err(|_| Self::has_ended())?,
+        };
+        self.stands()?;
+        Ok(Turn(turn))
+    }
+
+    fn stands(&self) -> Result<(), Trouble> {
+        if self.life.has_ended() { Err(Self::has_ended()) } else { Ok(()) }
+    }
+
+    fn has_ended() -> Trouble {
+        Trouble::away("the connection has ended")
     }
 
     /// One request and its answer.
-    async fn ask<Q, A, F>(&self, message: Q, send: impl Fn(Channel, Request<Q>) -> F) -> Result<A, Failed>
+    async fn ask<Q, A, F>(
+        &self,
+        _turn: &Turn<'_>,
+        message: Q,
+        send: impl Fn(Channel, Request<Q>) -> F,
+    ) -> Result<A, Failed>
     where
         Q: Clone,
         A: Send + 'static,
         F: Future<Output = Result<Response<A>, Status>> + Send + 'static,
     {
-        let _turn = self.turn().await?;
+        self.stands()?;
         let prepared = |message| {
             let mut request = Request::new(message);
             *request.metadata_mut() = self.metadata();
@@ -234,17 +269,24 @@ impl Link {
     }
 
     pub(crate) async fn txn(&self, txn: TxnRequest) -> Result<TxnResponse, Failed> {
-        self.ask(txn, |channel, request| async move {
+        let turn = self.turn().await?;
+        self.txn_in(&turn, txn).await
+    }
+
+    pub(crate) async fn txn_in(&self, turn: &Turn<'_>, txn: TxnRequest) -> Result<TxnResponse, Failed> {
+        self.ask(turn, txn, |channel, request| async move {
             KvClient::new(channel).max_decoding_message_size(ANSWER_MAX).txn(request).await
         })
         .await
     }
 
     /// A new lease: its id, and for how long it was granted.
-    pub(crate) async fn grant(&self, seconds: i64) -> Result<(i64, Duration), Failed> {
+    pub(crate) async fn grant(&self, turn: &Turn<'_>, seconds: i64) -> Result<(i64, Duration), Failed> {
         let ask = LeaseGrantRequest { ttl: seconds, id: 0 };
-        let granted = self
-            .ask(ask, |channel, request| async move { LeaseClient::new(channel).lease_grant(request).await })
+        let granted =
+            self.ask(turn, ask, |channel, request| async move {
+                LeaseClient::new(channel).lease_grant(request).await
+            })
             .await?;
         if !granted.error.is_empty() || granted.id == 0 {
             return Err(Trouble::nonsense(format!("no lease was granted: {}", granted.error)).into());
@@ -254,9 +296,11 @@ impl Link {
 
     /// Ends a lease, with all that hangs on it. That it has ended already is as good.
     pub(crate) async fn revoke(&self, lease: i64) -> Result<(), Failed> {
-        let ask = LeaseRevokeRequest { id: lease };
+        let (turn, ask) = (self.turn().await?, LeaseRevokeRequest { id: lease });
         let revoked = self
-            .ask(ask, |channel, request| async move { LeaseClient::new(channel).lease_revoke(request).await })
+            .ask(&turn, ask, |channel, request| async move {
+                LeaseClient::new(channel).lease_revoke(request).await
+            })
             .await;
         match revoked {
             Err(failed) if !failed.no_lease => Err(failed),
@@ -266,9 +310,9 @@ impl Link {
 
     /// How much of a lease is left, in whole seconds.
     pub(crate) async fn left(&self, lease: i64) -> Result<Duration, Failed> {
-        let ask = LeaseTimeToLiveRequest { id: lease, keys: false };
+        let (turn, ask) = (self.turn().await?, LeaseTimeToLiveRequest { id: lease, keys: false });
         let told = self
-            .ask(ask, |channel, request| async move {
+            .ask(&turn, ask, |channel, request| async move {
                 LeaseClient::new(channel).lease_time_to_live(request).await
             })
             .await?;

@@ -106,7 +106,7 @@ pub(crate) async fn evict(shared: &Arc<Shared>, key: &Key, claim: ClaimId) -> Re
     let Some(me) = view.position(claim) else { return Ok(Withdrawn::Absent) };
     let place = &view.places[me];
     let term = i64::try_from(place.words.ttl.max(1)).unwrap_or(i64::MAX);
-    let (lease, _) = link.grant(term).await?;
+    let (lease, _) = link.grant(&link.turn().await?, term).await?;
     let (line, grave) = (shared.names.line(key), shared.names.grave(key, claim));
     let then = vec![
         ops::list(&line),

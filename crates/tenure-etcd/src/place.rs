@@ -9,7 +9,7 @@ use tenure_core::lease::Moment;
 use tenure_core::{Claim, IfBusy, Mode};
 
 use crate::lease::Lease;
-use crate::link::{Failed, Link};
+use crate::link::{Failed, Link, Turn};
 use crate::names::Span;
 use crate::ops::{self, Answers};
 use crate::options::{EtcdLayout, LongerTtl};
@@ -57,7 +57,7 @@ impl Doing<'_> {
 
     /// Makes a transaction that writes in the line of the claim.
     pub(crate) async fn write_txn(&self, txn: TxnRequest) -> Result<TxnResponse, Failed> {
-        self.shared.write(self.link, &self.claim.key, txn).await
+        self.shared.write(self.link, &self.claim.key, txn, None).await
     }
 
     pub(crate) fn line(&self) -> Span {
@@ -81,7 +81,9 @@ impl Doing<'_> {
     pub(crate) async fn join(&self) -> Result<Seen, EngineError> {
         self.check_mode()?;
         self.end_former_leases().await?;
-        let (hold, wait) = self.leases().await?;
+        // From here on it waits for no turn: what it asks for now would end meanwhile.
+        let turn = self.link.turn_to_come().await?;
+        let (hold, wait) = self.leases(&turn).await?;
         let own = self.shared.names.place(&self.claim.key, hold.id);
         let (line, mark, grave) = (self.line(), self.mark(), self.grave());
         let permit = self.claim.mode.limit().map(|_| 0);
@@ -103,8 +105,8 @@ impl Doing<'_> {
         if !self.seat.sends(&hold, &wait) {
             return Ok(Seen::Again);
         }
-        let (answer, (), ()) =
-            tokio::join!(self.write_txn(txn), hold.freshen(self.link), wait.freshen(self.link));
+        let write = self.shared.write(self.link, &self.claim.key, txn, Some(turn));
+        let (answer, (), ()) = tokio::join!(write, hold.freshen(self.link), wait.freshen(self.link));
         let mut answers = match answer {
             Ok(answer) => Answers::from(answer),
             Err(failed) => {
@@ -291,7 +293,7 @@ impl Doing<'_> {
     }
 
     /// The leases for holding and for waiting. A claim that never waits has one for both.
-    pub(crate) async fn leases(&self) -> Result<(Arc<Lease>, Arc<Lease>), EngineError> {
+    pub(crate) async fn leases(&self, turn: &Turn<'_>) -> Result<(Arc<Lease>, Arc<Lease>), EngineError> {
         let (known_hold, known_wait) = {
             let state = self.seat.state();
             (state.hold.clone(), state.wait.clone())
@@ -300,14 +302,14 @@ impl Doing<'_> {
         let hold = async {
             match known_hold {
                 Some(lease) => Ok(lease),
-                None => self.shared.pool.lease(self.link, term).await,
+                None => self.shared.pool.lease(self.link, turn, term).await,
             }
         };
         let wait = async {
             match known_wait {
                 Some(lease) => Ok(Some(lease)),
                 None if self.leaves() => Ok(None),
-                None => self.shared.pool.lease(self.link, WAITING).await.map(Some),
+                None => self.shared.pool.lease(self.link, turn, WAITING).await.map(Some),
             }
         };
         // A lease that hangs under nothing has no effect on the line.

@@ -20,7 +20,7 @@ use tenure_core::Key;
 use tenure_core::engine::{Effect, EngineErrorKind, Trouble};
 use tokio::sync::oneshot;
 
-use crate::link::{Failed, Link};
+use crate::link::{Failed, Link, Turn};
 use crate::ops::{self, Answers};
 use crate::rpc::{TxnRequest, TxnResponse};
 
@@ -147,18 +147,33 @@ impl Drop for Sender {
 }
 
 impl Link {
-    /// Makes a transaction that writes in the line of a key and nowhere else, perhaps together with others.
-    pub(crate) async fn write(self: &Arc<Self>, key: &Key, txn: TxnRequest) -> Answer {
+    /// Makes a transaction that writes in the line of a key and nowhere else, perhaps together with others. When it is
+    /// sent by itself it needs a turn, unless it has one.
+    pub(crate) async fn write(
+        self: &Arc<Self>,
+        key: &Key,
+        txn: TxnRequest,
+        turn: Option<Turn<'_>>,
+    ) -> Answer {
         let (tell, told) = oneshot::channel();
         match self.writes.enter(Wish { key: key.clone(), txn, tell }) {
             Entered::Counted(wish) => {
                 let sender = Sender { link: Arc::clone(self), batch: vec![wish], keys: Vec::new() };
                 self.in_background(sender.run());
             }
-            Entered::Beside(txn) => return self.txn(txn).await,
+            Entered::Beside(txn) => return self.write_alone(txn, turn).await,
             Entered::Later => {}
         }
+        drop(turn);
         told.await.unwrap_or_else(|_| Err(Trouble::lost("the connection broke").into()))
+    }
+
+    /// Makes such a transaction by itself.
+    pub(crate) async fn write_alone(&self, txn: TxnRequest, turn: Option<Turn<'_>>) -> Answer {
+        match turn {
+            Some(turn) => self.txn_in(&turn, txn).await,
+            None => self.txn(txn).await,
+        }
     }
 
     /// Sends what has waited, and tells each what has become of it.

@@ -5,8 +5,9 @@ mod support;
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use support::*;
-use tenure_core::engine::{Contender, Engine, Stray, Wake};
+use tenure_core::engine::{Attempt, Contender, Engine, Renewal, Stray, Wake, Withdrawn};
 use tenure_core::{Fairness, Tenure};
 use tokio::sync::mpsc;
 
@@ -135,4 +136,30 @@ async fn what_happens_between_a_look_and_the_begin_of_listening_is_told() {
         assert_eq!(in_time("it is told", waiter.changed()).await.unwrap(), Wake::LookAgain);
     }
     granted(&mut waiter).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c103_who_holds_or_waits_is_not_kept_from_its_lease_by_any_number_who_come() {
+    const COME: usize = 160;
+    let cluster = EtcdCluster::single().unwrap();
+    let etcd = open(&cluster).await;
+    // Some of those who come find leases that are idle, the others ask for theirs.
+    let mut before: Vec<_> = (0..COME / 2).map(|at| etcd.contend(claim(&format!("before{at}")))).collect();
+    join_all(before.iter_mut().map(granted_at_last)).await;
+    join_all(before.iter_mut().map(|one| one.withdraw(Stray::Impossible))).await;
+    let (mut holder, mut waiter) = (etcd.contend(claim("k")), etcd.contend(claim("k")));
+    granted(&mut holder).await;
+    waits(&mut waiter).await;
+    let mut come: Vec<_> = (0..COME).map(|_| etcd.contend(claim("k"))).collect();
+    // As when the server is slow: nobody has an answer.
+    let (parked, done) = begin_and_park(come.iter_mut().map(|one| one.attempt()));
+    assert_eq!(in_time("the waiter looks", waits(&mut waiter)).await.ahead, 1);
+    let renewed = in_time("the holder renews", holder.renew()).await.unwrap();
+    assert!(matches!(renewed, Renewal::Renewed(_)));
+    let left = in_time("the holder leaves", holder.withdraw(Stray::Impossible)).await.unwrap();
+    assert_eq!(left, Withdrawn::Held);
+    in_time("the waiter is granted", granted(&mut waiter)).await;
+    for seen in in_time("they join", join_all(parked)).await.into_iter().chain(done) {
+        assert!(matches!(seen, Ok(Attempt::Waiting(_))), "{seen:?}");
+    }
 }

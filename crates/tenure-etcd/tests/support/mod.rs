@@ -10,7 +10,10 @@
 
 pub mod site;
 
+use std::pin::Pin;
 use std::time::Duration;
+
+use futures_util::FutureExt;
 
 use tenure_core::ClaimId;
 use tenure_core::engine::EngineError;
@@ -26,6 +29,19 @@ pub fn options(url: &str) -> EtcdOptions {
 
 pub async fn open(cluster: &EtcdCluster) -> Etcd {
     at_last("a server of ours lets us in", async || Etcd::open(&options(&cluster.url())).await).await
+}
+
+/// Begins all of these, and then leaves alone what has no answer yet, as if its task did something else. On a busy
+/// machine one may have had its answer at once, which is told as well.
+pub fn begin_and_park<F: Future>(all: impl IntoIterator<Item = F>) -> (Vec<Pin<Box<F>>>, Vec<F::Output>) {
+    let (mut parked, mut done) = (Vec::new(), Vec::new());
+    for mut one in all.into_iter().map(Box::pin) {
+        match one.as_mut().now_or_never() {
+            None => parked.push(one),
+            Some(output) => done.push(output),
+        }
+    }
+    (parked, done)
 }
 
 pub async fn refused(url: &str) -> EngineError {
