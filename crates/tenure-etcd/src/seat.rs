@@ -209,3 +209,25 @@ impl Drop for Seat {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_is_not_sent_on_leases_that_another_lane_has_disposed_of() {
+        let seats = Arc::new(Seats::default());
+        let (lane, other) = (seats.of(ClaimId::from_bits(1)), seats.of(ClaimId::from_bits(1)));
+        let (hold, wait) = (Lease::stranger(1), Lease::stranger(2));
+        {
+            let mut state = lane.state();
+            (state.hold, state.wait) = (Some(Arc::clone(&hold)), Some(Arc::clone(&wait)));
+        }
+        assert!(lane.sends(&hold, &wait));
+        assert_eq!(other.state().take_leases().len(), 2);
+        assert!(!lane.sends(&hold, &wait), "they may be another claim's by now");
+        let state = lane.state();
+        assert_eq!(state.unanswered, 1);
+        assert_eq!(state.condemned.len(), 2, "the first may still arrive under them");
+    }
+}

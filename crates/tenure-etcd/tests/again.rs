@@ -10,20 +10,6 @@ use tenure_core::engine::{
 use tenure_etcd::rpc::{KvClient, RangeRequest};
 use tenure_etcd::{Etcd, EtcdContender};
 
-/// Locks and releases something else, so that the leases are there already.
-async fn warm_up(etcd: &Etcd) {
-    let mut other = etcd.contend(claim("other"));
-    granted(&mut other).await;
-    other.withdraw(Stray::Impossible).await.unwrap();
-}
-
-/// An attempt that is applied, and whose answer is lost.
-async fn attempt_unanswered(contender: &mut EtcdContender, proxy: &Proxy) {
-    proxy.next(Side::Replies, is_data, Trick::CutBefore);
-    let error = contender.attempt().await.unwrap_err();
-    assert_eq!(axes(&error), (EngineErrorKind::Unreachable, Effect::Unknown, Retry::Worth), "{error}");
-}
-
 async fn waits_at_last(contender: &mut EtcdContender) {
     eventually("it waits", async || matches!(contender.attempt().await, Ok(Attempt::Waiting(_)))).await;
 }

@@ -16,8 +16,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 
 use tenure_core::ClaimId;
-use tenure_core::engine::EngineError;
-use tenure_etcd::{Etcd, EtcdOptions};
+use tenure_core::engine::{Contender, Effect, Engine, EngineError, EngineErrorKind, Retry, Stray};
+use tenure_etcd::{Etcd, EtcdContender, EtcdOptions};
 
 pub use tenure_conformance::tools::*;
 pub use tenure_servers::etcd::{EtcdCluster, EtcdStart, etcdctl};
@@ -80,6 +80,20 @@ pub fn url_as(cluster: &EtcdCluster, login: &str) -> String {
 /// Whether a frame of HTTP/2 carries data: a message, or a part of one.
 pub fn is_data(frame: &[u8]) -> bool {
     frame.len() > 9 && frame[3] == 0
+}
+
+/// Locks and releases something else, so that the leases are there already.
+pub async fn warm_up(etcd: &Etcd) {
+    let mut other = etcd.contend(claim("other"));
+    granted(&mut other).await;
+    other.withdraw(Stray::Impossible).await.unwrap();
+}
+
+/// An attempt that is applied, and whose answer is lost.
+pub async fn attempt_unanswered(contender: &mut EtcdContender, proxy: &Proxy) {
+    proxy.next(Side::Replies, is_data, Trick::CutBefore);
+    let error = contender.attempt().await.unwrap_err();
+    assert_eq!(axes(&error), (EngineErrorKind::Unreachable, Effect::Unknown, Retry::Worth), "{error}");
 }
 
 /// The name of the place of a claim, and the lease on which it hangs.
