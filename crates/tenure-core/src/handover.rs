@@ -17,14 +17,14 @@ use tokio::runtime::{Handle, Id};
 
 use crate::acquire::{Pending, Settled};
 use crate::cohort::{Cohorts, Entry, Name, Seat};
-use crate::engine::{DynContender, Restamp, Withdrawn};
+use crate::engine::{Restamp, Withdrawn};
 use crate::event::What;
 use crate::hold::Hold;
 use crate::keeper::rings;
 use crate::lease::Moment;
 use crate::shared::Shared;
 use crate::wish::{Fairness, Wish};
-use crate::{Error, FencingToken, IfBusy, LossCause, Mode, Released, TokenBlock, departure};
+use crate::{Claim, Error, FencingToken, IfBusy, LossCause, Mode, Released, TokenBlock, departure};
 
 /// How often a hold may pass inside a process before others have a turn.
 const PASSES_MAX: u32 = 64;
@@ -201,12 +201,7 @@ impl Grip {
     /// Lets go, and waits until the hold is free or passed on.
     pub(crate) async fn release(mut self) -> Result<Released, Error> {
         let passed = match self.pass() {
-            Passed::NeedsToken => {
-                let mut contender = self.hold.take_contender();
-                let passed = self.pass_restamped(contender.as_mut()).await;
-                self.hold.put_contender(contender);
-                passed
-            }
+            Passed::NeedsToken => self.pass_restamped().await,
             passed => passed,
         };
         if passed == Passed::Yes {
@@ -232,9 +227,12 @@ impl Grip {
         }
     }
 
-    async fn pass_restamped(&self, contender: &mut dyn DynContender) -> Passed {
+    /// Passes the hold on with a fresh stamp. Spare tokens are asked for with it: when the claim was made, perhaps
+    /// nobody waited yet, and without them each pass would cost a round trip.
+    async fn pass_restamped(&self) -> Passed {
         let Some(cohort) = &self.cohort else { return Passed::No };
-        match contender.restamp().await {
+        let claim = Claim { spare_tokens: PASSES_MAX, ..self.hold.claim.clone() };
+        match cohort.shared.engine.contend(claim).restamp().await {
             Ok(Restamp::Fresh(tokens)) => {
                 cohort.shared.saw(tokens.last());
                 self.give(cohort, tokens, cohort.shared.clock.now())

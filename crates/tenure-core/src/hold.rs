@@ -379,18 +379,9 @@ impl Hold {
         withdrawal::order(&self.shared, self.claim.clone(), self.strays.stray());
     }
 
-    pub(crate) fn take_contender(&self) -> Box<dyn DynContender> {
-        let kept = self.state().contender.take();
-        self.or_another(kept)
-    }
-
     /// Who speaks for the hold: the contender that was kept, or a new one.
     pub(crate) fn or_another(&self, kept: Option<Box<dyn DynContender>>) -> Box<dyn DynContender> {
         kept.unwrap_or_else(|| self.shared.engine.contend(self.claim.clone()))
-    }
-
-    pub(crate) fn put_contender(&self, contender: Box<dyn DynContender>) {
-        self.state().contender = Some(contender);
     }
 
     pub(crate) fn loss_of(&self, cause: LossCause) -> Loss {

@@ -12,7 +12,8 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use support::*;
 use tenure_core::engine::{Attempt, Contender, Engine, Stray};
-use tenure_core::{Fairness, Tenure};
+use tenure_core::lease::{Clock, Moment, SystemClock};
+use tenure_core::{Fairness, Options, Tenure};
 use tenure_servers::{Monitor, Seen};
 
 const CYCLES: u64 = 20;
@@ -247,4 +248,32 @@ async fn many_waiters_of_one_process_are_kept_alive_together() {
     for task in tasks {
         task.await.unwrap();
     }
+}
+
+/// A clock that stands still: on however busy a machine, the time for which a hold may pass in a process is not up.
+#[derive(Debug)]
+struct Stopped(Moment);
+
+impl Clock for Stopped {
+    fn now(&self) -> Moment {
+        self.0
+    }
+
+    fn wall_micros(&self) -> u64 {
+        SystemClock.wall_micros()
+    }
+}
+
+#[tokio::test]
+async fn those_who_come_to_a_hold_that_was_alone_are_served_by_one_fresh_stamp() {
+    let server = RedisServer::start(&[]).unwrap();
+    let clock = Arc::new(Stopped(SystemClock.now()));
+    let tenure = Tenure::with_options(open(&server).await, Options::default().clock(clock));
+    cycle(&tenure, "k").await;
+    let alone = tenure.lock("k").acquire().await.unwrap();
+    // The waiters are asked first, so they sit in the line of this process when the hold is released.
+    let served = join_all((0..40).map(|_| cycle(&tenure, "k")));
+    let seen = seen(&server, async { tokio::join!(served, alone.release()).1.unwrap() }).await;
+    // A stamp that brings a token for each of them, and the release of the last.
+    assert_eq!(pairs(&seen.commands), [("EVALSHA", 2)]);
 }

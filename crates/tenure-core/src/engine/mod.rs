@@ -96,7 +96,8 @@ pub trait Contender: Send + 'static {
     /// Proves the hold now and keeps it for another term; confirms a grant that came as a wake.
     fn renew(&mut self) -> impl Future<Output = Result<Renewal, EngineError>> + Send;
 
-    /// A fresh token for the hold, above every token of the key, written as durably as that of a grant.
+    /// A fresh token for the hold, above every token of the key, written as durably as that of a grant, and as many
+    /// spare ones as the claim of this contender asks for.
     fn restamp(&mut self) -> impl Future<Output = Result<Restamp, EngineError>> + Send;
 
     /// Takes the claim out of the line, whatever its state.
