@@ -1,7 +1,6 @@
 //! One claim's verbs: each is one command.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use redis::Value;
 use tenure_core::engine::{
@@ -11,39 +10,32 @@ use tenure_core::{Claim, FencingToken, IfBusy, TokenBlock};
 
 use crate::Shared;
 use crate::inbox::Ear;
-use crate::link::Link;
+use crate::link::{Link, Words};
 use crate::names;
 use crate::options::AcksOn;
 use crate::route::{Failed, Manner, Step};
 use crate::scripts::Script;
+use crate::wording;
 
 /// Speaks for one claim at a [`Redis`](crate::Redis).
 #[derive(Debug)]
 pub struct RedisContender {
     shared: Arc<Shared>,
     claim: Claim,
-    /// The claim's id and the hash of its key, as they are sent.
-    id: String,
+    /// The claim and the hash of its key, as they are sent.
+    mine: String,
     hash: String,
     ear: Option<Ear>,
 }
 
 impl RedisContender {
     pub(crate) fn new(shared: Arc<Shared>, claim: Claim) -> Self {
-        let (id, hash) = (claim.id.to_string(), names::hash_of(&claim.key));
-        Self { shared, claim, id, hash, ear: None }
-    }
-
-    fn term(&self) -> Duration {
-        answers::term(&self.claim)
-    }
-
-    fn floor(&self) -> u64 {
-        self.claim.floor.map_or(0, FencingToken::get)
+        let (mine, hash) = (names::mine(claim.id), names::hash_of(&claim.key));
+        Self { shared, claim, mine, hash, ear: None }
     }
 
     /// A verb at whichever server keeps the key, with the connection over which it was answered.
-    async fn verb(&self, script: Script, args: &[&[u8]]) -> Result<(Arc<Link>, String), EngineError> {
+    async fn verb(&self, script: Script, words: &str) -> Result<(Arc<Link>, String), EngineError> {
         let mut trail = self.shared.route.trail(self.hash.as_bytes());
         // A trail ends by itself.
         loop {
@@ -51,19 +43,24 @@ impl RedisContender {
             if script == Script::Renew {
                 step.link.show(&self.claim.identity).await;
             }
-            match self.verb_at(&step, script, args).await {
+            match self.verb_at(&step, script, words).await {
                 Ok(line) => return Ok((step.link, line)),
                 Err(failed) => trail.turn(failed)?,
             }
         }
     }
 
-    async fn verb_at(&self, step: &Step, script: Script, args: &[&[u8]]) -> Result<String, Failed> {
+    async fn verb_at(&self, step: &Step, script: Script, words: &str) -> Result<String, Failed> {
+        let of = self.with(words);
         if script == Script::Renew {
             // Renewals come from the keeper, many at a time.
-            return step.link.verb_soon(step.manner, script, &self.claim.key, &self.hash, args).await;
+            return step.link.verb_soon(step.manner, script, &of).await;
         }
-        step.link.verb(step.manner, script, &self.claim.key, &self.hash, args).await
+        step.link.verb(step.manner, script, &of).await
+    }
+
+    fn with<'a>(&'a self, words: &'a str) -> Words<'a> {
+        Words { key: &self.claim.key, hash: &self.hash, words, mine: &self.mine }
     }
 
     /// One attempt at whichever server keeps the key.
@@ -86,13 +83,6 @@ impl RedisContender {
     async fn look_at(&self, step: &Step) -> Result<String, Failed> {
         let link = &step.link;
         let card = link.show(&self.claim.identity).await;
-        let (mode, limit) = answers::mode_words(self.claim.mode);
-        let term = micros(self.term());
-        let (spare, floor) = (self.claim.spare_tokens.to_string(), self.floor().to_string());
-        let if_busy = match self.claim.if_busy {
-            IfBusy::Join => "join",
-            IfBusy::Leave => "leave",
-        };
         if self.ear.is_some() && self.home_at(link).is_none() {
             // Our connection has ended and was made anew, or leads to where the key was before.
             self.shared.inbox.settle(self.claim.id, link);
@@ -101,13 +91,11 @@ impl RedisContender {
         let home = self.home_at(link);
         let looks_after = home.is_some() && self.ear.is_none();
         let connection = home.as_ref().unwrap_or(link).name;
-        let wish = format!("{mode} {limit} {term} {spare} {floor} {connection:016x} {}", card.name);
-        let args = [&self.id, &wish, &term, &spare, &floor, if_busy];
-        let args = args.map(str::as_bytes);
+        let words = wording::attempt(&self.claim, connection, &card.name);
         if looks_after {
-            return link.verb_soon(step.manner, Script::Attempt, &self.claim.key, &self.hash, &args).await;
+            return link.verb_soon(step.manner, Script::Attempt, &self.with(&words)).await;
         }
-        self.verb_at(step, Script::Attempt, &args).await
+        self.verb_at(step, Script::Attempt, &words).await
     }
 
     /// The connection on which our waiter listens, if it leads to the same server.
@@ -153,23 +141,14 @@ impl RedisContender {
         }
         // The attempt was answered, so none is on its way and no tombstone is needed: it may be made again.
         let step = Step { link: Arc::clone(link), manner: Manner::Plain };
-        let args = self.leaving(Stray::Impossible);
-        let undone = self.verb_at(&step, Script::Withdraw, &args.each_ref().map(|arg| arg.as_bytes())).await;
+        let undone =
+            self.verb_at(&step, Script::Withdraw, &wording::withdrawal(&self.claim, Stray::Impossible)).await;
         let message = format!("only {acks} of {wanted} replicas acknowledged the grant within {timeout:?}");
         let mut trouble = Trouble::away(message);
         if undone.is_err() {
             trouble = unknown(trouble);
         }
         Err(trouble.into())
-    }
-
-    /// What a withdrawal says.
-    fn leaving(&self, stray: Stray) -> [String; 3] {
-        let stray = match stray {
-            Stray::Possible => "possible",
-            Stray::Impossible => "impossible",
-        };
-        [self.id.clone(), micros(self.term()), stray.to_owned()]
     }
 }
 
@@ -206,8 +185,7 @@ pub(crate) enum Raised {
 impl RedisContender {
     /// Proves a hold on which a majority has agreed, and keeps it for another term here.
     pub(crate) async fn prove(&self) -> Result<Proof, EngineError> {
-        let args = [&self.id, &*micros(self.term())];
-        let (link, line) = self.verb(Script::Prove, &args.map(str::as_bytes)).await?;
+        let (link, line) = self.verb(Script::Prove, &wording::renewal(&self.claim)).await?;
         let words: Vec<_> = line.split(' ').collect();
         let proof = match words[..] {
             ["proved", first, spare, last, now] => (|| {
@@ -224,8 +202,8 @@ impl RedisContender {
     /// Writes the token that a majority is to agree on, or has: then the hold was `joined` here after a proof.
     pub(crate) async fn raise(&self, tokens: TokenBlock, joined: bool) -> Result<Raised, EngineError> {
         let how = if joined { "joined" } else { "fresh" };
-        let args = [&self.id, &*tokens.first.to_string(), &*tokens.spare.to_string(), how];
-        let (link, line) = self.verb(Script::Raise, &args.map(str::as_bytes)).await?;
+        let words = format!("{} {} {how}", tokens.first, tokens.spare);
+        let (link, line) = self.verb(Script::Raise, &words).await?;
         let words: Vec<_> = line.split(' ').collect();
         let raised = match words[..] {
             ["raised"] => Some(Raised::Written),
@@ -286,24 +264,17 @@ impl Contender for RedisContender {
         if let Some(ear) = &mut self.ear {
             ear.look();
         }
-        let args = [&self.id, &*micros(self.term())];
-        let (link, line) = self.verb(Script::Renew, &args.map(str::as_bytes)).await?;
+        let (link, line) = self.verb(Script::Renew, &wording::renewal(&self.claim)).await?;
         answers::renewal(&line, &self.claim).ok_or_else(|| link.confused(&line).into())
     }
 
     async fn restamp(&mut self) -> Result<Restamp, EngineError> {
-        let args = [&self.id, &*self.claim.spare_tokens.to_string(), &*self.floor().to_string()];
-        let (link, line) = self.verb(Script::Restamp, &args.map(str::as_bytes)).await?;
+        let (link, line) = self.verb(Script::Restamp, &wording::restamp(&self.claim)).await?;
         answers::restamp(&line).ok_or_else(|| link.confused(&line).into())
     }
 
     async fn withdraw(&mut self, stray: Stray) -> Result<Withdrawn, EngineError> {
-        let args = self.leaving(stray);
-        let (link, line) = self.verb(Script::Withdraw, &args.each_ref().map(|arg| arg.as_bytes())).await?;
+        let (link, line) = self.verb(Script::Withdraw, &wording::withdrawal(&self.claim, stray)).await?;
         answers::withdrawn(&line).ok_or_else(|| link.confused(&line).into())
     }
-}
-
-fn micros(duration: Duration) -> String {
-    duration.as_micros().to_string()
 }

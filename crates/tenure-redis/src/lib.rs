@@ -41,6 +41,7 @@ mod survey;
 mod together;
 mod trouble;
 mod url;
+mod wording;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -62,7 +63,7 @@ pub use url::RedisUrlError;
 
 use cards::Card;
 use inbox::{CLAIM_WINDOW, Inbox};
-use link::Link;
+use link::{Link, Words};
 use options::Address;
 use record::Tag;
 use reply::Reply;
@@ -363,12 +364,13 @@ impl Engine for Redis {
     }
 
     async fn evict(&self, key: &Key, claim: ClaimId) -> Result<Withdrawn, EngineError> {
-        let (hash, claim) = (names::hash_of(key), claim.to_string());
+        let (hash, mine) = (names::hash_of(key), names::mine(claim));
+        let of = Words { key, hash: &hash, words: "-", mine: &mine };
         let mut trail = self.shared.route.trail(hash.as_bytes());
         // A trail ends by itself.
         loop {
             let Step { link, manner } = trail.step().await?;
-            match link.verb(manner, Script::Evict, key, &hash, &[claim.as_bytes()]).await {
+            match link.verb(manner, Script::Evict, &of).await {
                 Ok(line) => {
                     return answers::withdrawn(&line).ok_or_else(|| link.confused(&line).into());
                 }

@@ -66,6 +66,17 @@ pub(crate) struct Link {
     _watch: Option<Watch>,
 }
 
+/// What a verb is about.
+pub(crate) struct Words<'a> {
+    pub(crate) key: &'a Key,
+    /// The key's line.
+    pub(crate) hash: &'a str,
+    /// What is to be done, for any claim.
+    pub(crate) words: &'a str,
+    /// The claim, as [`names::mine`] writes it.
+    pub(crate) mine: &'a str,
+}
+
 /// A card, and when it was shown last.
 struct Shown {
     identity: Arc<Identity>,
@@ -299,16 +310,13 @@ impl Link {
         self: &Arc<Self>,
         manner: Manner,
         script: Script,
-        key: &Key,
-        hash: &str,
-        args: &[&[u8]],
+        of: &Words<'_>,
     ) -> Result<String, Failed> {
-        let answer = if self.takes_many(manner) {
-            self.now(script, hash, args).await?
-        } else {
-            self.script(manner, script, &[hash.as_bytes()], args).await?
-        };
-        self.line(answer, key, hash, args)
+        if self.takes_many(manner) {
+            let line = self.now(script, of).await?;
+            return self.line(line, of);
+        }
+        self.verb_alone(manner, script, of).await
     }
 
     /// A verb that is not in a hurry, together with what else is due.
@@ -316,26 +324,44 @@ impl Link {
         self: &Arc<Self>,
         manner: Manner,
         script: Script,
-        key: &Key,
-        hash: &str,
-        args: &[&[u8]],
+        of: &Words<'_>,
     ) -> Result<String, Failed> {
         if !self.takes_many(manner) {
-            return self.verb(manner, script, key, hash, args).await;
+            return self.verb_alone(manner, script, of).await;
         }
-        self.line(self.soon(script, hash, args).await?, key, hash, args)
+        let line = self.soon(script, of).await?;
+        self.line(line, of)
     }
 
-    /// What a verb has answered, which must be an answer to it.
-    fn line(&self, answer: Value, key: &Key, hash: &str, args: &[&[u8]]) -> Result<String, Failed> {
+    async fn verb_alone(&self, manner: Manner, script: Script, of: &Words<'_>) -> Result<String, Failed> {
+        let line = self.ask_alone(manner, script, of.hash, of.words, of.mine).await?;
+        self.line(line, of)
+    }
+
+    /// What a verb alone has answered, without the claim, with which the answer must begin.
+    pub(crate) async fn ask_alone(
+        &self,
+        manner: Manner,
+        script: Script,
+        hash: &str,
+        words: &str,
+        mine: &str,
+    ) -> Result<String, Failed> {
+        let args = [words.as_bytes(), mine.as_bytes()];
+        let answer = self.script(manner, script, &[hash.as_bytes()], &args).await?;
         let Value::BulkString(mut line) = answer else { return Err(self.confused(&answer).into()) };
-        if line.get(..32) != args.first().copied() || line.get(32) != Some(&b' ') {
+        if line.get(..32) != Some(names::claim_in(mine).as_bytes()) || line.get(32) != Some(&b' ') {
             // Somebody else's answer: whatever comes next on this connection may be as well.
             return Err(self.confused(&String::from_utf8_lossy(&line)).into());
         }
         line.drain(..33);
-        let line = String::from_utf8(line).map_err(|error| self.confused(&error))?;
+        Ok(String::from_utf8(line).map_err(|error| self.confused(&error))?)
+    }
+
+    /// What a verb has answered, if it was not kept from doing anything.
+    fn line(&self, line: String, of: &Words<'_>) -> Result<String, Failed> {
         if let Some(what) = line.strip_prefix("foreign ") {
+            let (hash, key) = (of.hash, of.key);
             let message =
                 format!("{hash:?} is a {what} that tenure did not write: {key:?} cannot be locked here");
             return Err(Trouble::foreign(message).into());

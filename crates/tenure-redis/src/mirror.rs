@@ -6,8 +6,7 @@
 use redis::{Connection, Value};
 use tenure_conformance::mirror::{Books, Verb, compare};
 use tenure_core::engine::ledger::Ledger;
-use tenure_core::engine::{Stray, answers};
-use tenure_core::{Claim, ClaimId, FencingToken, IfBusy, Key};
+use tenure_core::{ClaimId, Key};
 use tenure_servers::LIMIT;
 use tenure_servers::redis::RedisServer;
 
@@ -15,6 +14,7 @@ use crate::names;
 use crate::record::{self, Tag};
 use crate::reply::Reply;
 use crate::scripts::{Script, Voice};
+use crate::wording;
 
 struct Client(Connection);
 
@@ -50,7 +50,8 @@ impl Mirror {
         let timed = |script: Script| {
             script.source(Voice::Plain).replace(
                 "local clock = redis.call('TIME')",
-                "local clock = { string.sub(ARGV[#ARGV], 1, -7), string.sub(ARGV[#ARGV], -6) }",
+                // As the command gives it: without zeros before the microseconds.
+                "local clock = { string.sub(ARGV[#ARGV], 1, -7), string.format('%d', string.sub(ARGV[#ARGV], -6)) }",
             )
         };
         let load =
@@ -74,43 +75,30 @@ impl Books for Mirror {
     }
 
     fn act(&mut self, now: u64, verb: &Verb) -> String {
-        let term = |claim: &Claim| answers::term(claim).as_micros().to_string();
-        let floor = |claim: &Claim| claim.floor.map_or(0, FencingToken::get).to_string();
-        let spare = |claim: &Claim| claim.spare_tokens.to_string();
-        let (script, id, args) = match verb {
+        let (script, id, words) = match verb {
             Verb::Attempt(claim) => {
-                let (mode, limit) = answers::mode_words(claim.mode);
-                let (leave, tag) =
-                    (if claim.if_busy == IfBusy::Leave { "leave" } else { "join" }, self.tag(claim.id));
-                let (term, spare, floor) = (term(claim), spare(claim), floor(claim));
-                let wish = format!(
-                    "{mode} {limit} {term} {spare} {floor} {:016x} {:016x}",
-                    tag.connection, tag.card
-                );
-                (Script::Attempt, claim.id, vec![wish, term, spare, floor, leave.to_owned()])
+                let Tag { connection, card } = self.tag(claim.id);
+                (Script::Attempt, claim.id, wording::attempt(claim, connection, &format!("{card:016x}")))
             }
-            Verb::Renew(claim) => (Script::Renew, claim.id, vec![term(claim)]),
-            Verb::Restamp(claim) => (Script::Restamp, claim.id, vec![spare(claim), floor(claim)]),
-            Verb::Withdraw(claim, stray) => {
-                let stray = if *stray == Stray::Possible { "possible" } else { "impossible" };
-                (Script::Withdraw, claim.id, vec![term(claim), stray.to_owned()])
-            }
-            Verb::Evict(claim) => (Script::Evict, *claim, vec![]),
+            Verb::Renew(claim) => (Script::Renew, claim.id, wording::renewal(claim)),
+            Verb::Restamp(claim) => (Script::Restamp, claim.id, wording::restamp(claim)),
+            Verb::Withdraw(claim, stray) => (Script::Withdraw, claim.id, wording::withdrawal(claim, *stray)),
+            Verb::Evict(claim) => (Script::Evict, *claim, "-".to_owned()),
         };
         // Every other claim as one of many: of one, which is enough.
-        let script = script.for_many().filter(|_| id.bits() % 2 == 0).unwrap_or(script);
-        let (sha, id, now) = (self.scripts[script as usize].clone(), id.to_string(), now.to_string());
-        let mut parts: Vec<&[u8]> =
-            vec![b"EVALSHA", sha.as_bytes(), b"1", self.hash.as_bytes(), id.as_bytes()];
-        parts.extend(args.iter().map(String::as_bytes));
-        parts.push(now.as_bytes());
+        let many = script.for_many().filter(|_| id.bits() % 2 == 0);
+        let sha = self.scripts[many.unwrap_or(script) as usize].clone();
+        let (mine, now) = (names::mine(id), now.to_string());
+        let mut parts = vec!["EVALSHA", &sha, "1", &self.hash, &words, &mine, &now];
+        let mut begins = format!("{id} ");
+        if many.is_some() {
+            parts.insert(4, "7");
+            begins = "7\n".to_owned();
+        }
+        let parts: Vec<_> = parts.into_iter().map(str::as_bytes).collect();
         let answer = self.client.ask(&parts);
-        let answer = match answer {
-            Value::Array(mut answers) => answers.remove(0),
-            answer => answer,
-        };
         let line = answer.text().unwrap_or_else(|| panic!("{answer:?}"));
-        line.strip_prefix(&id).unwrap().strip_prefix(' ').unwrap().to_owned()
+        line.strip_prefix(&begins).unwrap().to_owned()
     }
 
     fn told(&mut self) -> Vec<String> {

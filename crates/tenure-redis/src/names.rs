@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use tenure_core::Key;
+use tenure_core::{ClaimId, Key};
 
 /// What the names of all lines begin with.
 const PREFIX: &str = "tenure:{";
@@ -59,6 +59,22 @@ pub(crate) fn channel_of(connection: u64) -> String {
     // Writing to a string cannot fail.
     let _ = write!(channel, "tenure:to:{connection:016x}");
     channel
+}
+
+/// A claim as scripts are told of it: as it stands in a line whose first place it is, when it holds.
+pub(crate) fn mine(claim: ClaimId) -> String {
+    let mut mine = String::with_capacity(MINE);
+    // Writing to a string cannot fail.
+    let _ = write!(mine, " {claim} holds ");
+    mine
+}
+
+/// How long that is; no words of a verb for many are as long, which is how the server tells a claim from them.
+pub(crate) const MINE: usize = 40;
+
+/// The claim in what [`mine`] gives.
+pub(crate) fn claim_in(mine: &str) -> &str {
+    mine.get(1..33).unwrap_or_default()
 }
 
 /// The string that says who a client is.

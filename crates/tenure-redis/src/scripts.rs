@@ -78,32 +78,39 @@ impl Script {
     /// Its text. What is common stands where the lines `-- helpers --` and `-- rules --` are: after the verb's
     /// short cuts for the common cases.
     pub(crate) fn source(self, voice: Voice) -> String {
-        let own = match self {
-            Self::Attempt => include_str!("scripts/attempt.lua"),
-            Self::Renew => include_str!("scripts/renew.lua"),
-            Self::Restamp => include_str!("scripts/restamp.lua"),
-            Self::Withdraw => include_str!("scripts/withdraw.lua"),
-            Self::Evict => include_str!("scripts/evict.lua"),
-            Self::Prove => include_str!("scripts/prove.lua"),
-            Self::Raise => include_str!("scripts/raise.lua"),
+        let (frame, verb) = match self {
+            Self::Attempt => (ONE, include_str!("scripts/attempt.lua")),
+            Self::Renew => (ONE, include_str!("scripts/renew.lua")),
+            Self::Restamp => (ONE, include_str!("scripts/restamp.lua")),
+            Self::Withdraw => (ONE, include_str!("scripts/withdraw.lua")),
+            Self::Evict => (ONE, include_str!("scripts/evict.lua")),
+            Self::Prove => (ONE, include_str!("scripts/prove.lua")),
+            Self::Raise => (ONE, include_str!("scripts/raise.lua")),
+            Self::Attempts => (MANY, include_str!("scripts/attempt.lua")),
+            Self::Renewals => (MANY, include_str!("scripts/renew.lua")),
+            Self::Withdrawals => (MANY, include_str!("scripts/withdraw.lua")),
             Self::Inspect => return include_str!("scripts/inspect.lua").to_owned(),
             Self::Fence => return include_str!("scripts/fence.lua").to_owned(),
-            Self::Attempts => return for_many(Self::Attempt.source(voice), 6),
-            Self::Renewals => return for_many(Self::Renew.source(voice), 2),
-            Self::Withdrawals => return for_many(Self::Withdraw.source(voice), 3),
         };
-        let own = own.replace("-- helpers --\n", include_str!("scripts/helpers.lua"));
-        let own = own.replace("-- rules --\n", include_str!("scripts/rules.lua"));
-        let own = own.replace("'PUBLISH'", &format!("'{}'", voice.publish()));
-        format!("{}{own}", include_str!("scripts/prelude.lua"))
+        let slow = part(verb, "slow").replace("-- helpers --\n", include_str!("scripts/helpers.lua"));
+        let slow = slow.replace("-- rules --\n", include_str!("scripts/rules.lua"));
+        let slow = slow.replace("'PUBLISH'", &format!("'{}'", voice.publish()));
+        let frame = frame.replace("-- words --\n", part(verb, "words"));
+        let frame = frame.replace("-- fast --\n", part(verb, "fast")).replace("-- slow --\n", &slow);
+        [include_str!("scripts/prelude.lua"), part(verb, "once"), &frame].concat()
     }
 }
 
-/// The text that runs a verb with so many arguments for each of many claims: the time is read once for all.
-fn for_many(verb: String, stride: usize) -> String {
-    let verb = verb.replace("local clock = redis.call('TIME')\n", "");
-    let many = include_str!("scripts/many.lua").replace("STRIDE do", &format!("{stride} do"));
-    many.replace("* STRIDE", &format!("* {stride}")).replace("-- verb --\n", &verb)
+/// What stands around a verb for one claim, and for many.
+const ONE: &str = include_str!("scripts/one.lua");
+const MANY: &str = include_str!("scripts/many.lua");
+
+/// The part of a verb's text that has this name: its variables (`once`), what it makes of its words (`words`), its
+/// short cut for the commonest case (`fast`), and the rest (`slow`). A part that a verb does not have is empty.
+fn part<'a>(verb: &'a str, name: &str) -> &'a str {
+    let Some((_, text)) = verb.split_once(&format!("-- {name} --\n")) else { return "" };
+    let others = ["words", "fast", "slow"].iter().filter_map(|name| text.find(&format!("-- {name} --\n")));
+    &text[..others.min().unwrap_or(text.len())]
 }
 
 #[cfg(test)]
@@ -123,7 +130,9 @@ mod tests {
                         "{script:?} calls {name}, which is not defined by then"
                     );
                 }
-                assert!(!source.contains("-- helpers --") && !source.contains("-- rules --"), "{script:?}");
+                for mark in ["helpers", "rules", "once", "words", "fast", "slow"] {
+                    assert!(!source.contains(&format!("-- {mark} --")), "{script:?}: {mark}");
+                }
             }
         }
     }

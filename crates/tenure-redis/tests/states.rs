@@ -173,6 +173,35 @@ async fn c075_what_somebody_else_keeps_under_a_name_of_ours_is_named_and_untouch
 }
 
 #[tokio::test]
+async fn c075_a_line_whose_last_token_or_time_is_damaged_is_named_and_untouched() {
+    let server = RedisServer::start(&[]).unwrap();
+    let redis = open(&server).await;
+    let sound = {
+        let mut contender = redis.contend(claim("sound"));
+        granted(&mut contender).await;
+        contender.withdraw(Stray::Impossible).await.unwrap();
+        server.say("HGET tenure:{sound} tenure").unwrap().lines().nth(1).unwrap().to_owned()
+    };
+    assert_eq!(sound.len(), 32, "{sound}");
+    for (n, from, to) in
+        [(0, 16, "                "), (1, 16, "letters of words"), (2, 2, "letters .time."), (3, 31, "!")]
+    {
+        // As it was when nobody was in the line, but for some letters.
+        let mut damaged = sound.clone();
+        damaged.replace_range(from..from + to.len(), to);
+        let name = format!("damaged{n}");
+        let hash = format!("tenure:{{{name}}}");
+        server.say_all(&[vec!["HSET", &hash, "tenure", &damaged]]).unwrap();
+        for how in [claim(&name), only_try(&name)] {
+            let error = redis.contend(how).attempt().await.unwrap_err();
+            assert_eq!(axes(&error), (EngineErrorKind::Foreign, Effect::None, Retry::Useless), "{damaged}");
+        }
+        let found = server.say(&format!("HGETALL {hash}")).unwrap();
+        assert_eq!(found.lines().collect::<Vec<_>>()[1..], ["$6", "tenure", "$32", &*damaged], "{damaged}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_used_once_is_cleared_up_within_the_documented_time() {
     let server = RedisServer::start(&[]).unwrap();
     let redis = open(&server).await;

@@ -71,6 +71,27 @@ async fn c070_c075_each_of_many_who_ask_at_once_has_a_verdict_of_its_own() {
     assert!(server.say("GET tenure:{k20}").unwrap().contains("precious"));
 }
 
+/// Whether this is an answer to many: it has a line for each.
+fn to_many(frame: &[u8]) -> bool {
+    frame.windows(2).any(|two| two[0] != b'\r' && two[1] == b'\n')
+}
+
+#[tokio::test]
+async fn c030_an_answer_to_others_who_asked_for_the_same_is_taken_by_nobody() {
+    let server = RedisServer::start(&[]).unwrap();
+    let proxy = Proxy::before(server.port(), Proxy::resp).unwrap();
+    let redis = Redis::open(&options(&url_of(&proxy))).await.unwrap();
+    let mut line = contend(&redis);
+    all_granted(attempt(&mut line).await);
+    // All go sixteen at a time now. One answer is lost, so each of the others comes to those who asked before.
+    proxy.next(Side::Replies, to_many, Trick::Drop);
+    for attempt in attempt(&mut line).await {
+        assert_eq!(attempt.unwrap_err().effect(), Effect::Unknown);
+    }
+    // The connection was given up, and the next one is in step.
+    all_held(withdraw(&mut line, Stray::Impossible).await);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c026_a_lost_reply_to_many_is_unknown_to_each_and_was_applied_once() {
     let server = RedisServer::start(&[]).unwrap();
@@ -78,7 +99,7 @@ async fn c026_a_lost_reply_to_many_is_unknown_to_each_and_was_applied_once() {
     let redis = Redis::open(&options(&url_of(&proxy))).await.unwrap();
     granted(&mut redis.contend(claim("other"))).await;
     let mut line = contend(&redis);
-    proxy.next(Side::Replies, |frame| frame.starts_with(b"*"), Trick::CutBefore);
+    proxy.next(Side::Replies, to_many, Trick::CutBefore);
     let mut lost = 0;
     for attempt in attempt(&mut line).await {
         let Err(error) = attempt else { continue };

@@ -1,36 +1,46 @@
--- ARGV: claim, wish, term, spare tokens, floor, join or leave. A wish is what the place will say of it:
+-- Words: join or leave, and a wish, which is what the place will say of it:
 -- "<mode> <limit> <term> <asked> <floor> <connection> <card>".
-local kept, last
+-- once --
+local how, wish, term, asked, floor, ends, kept_part, tail, granted
+-- words --
+how, wish, term, asked, floor = string.match(words, '^(%a+) (%a %d+ (%d+) (%d+) (%d+) .*)$')
+ends, floor, kept_part = now + term, floor + 0, nil
+if asked == '0' and floor < now and now <= MAX then
+  kept_part = string.format('1 %013d ', kept_for(ends))
+  tail = string.format('%016d', ends) .. ' ' .. stamp .. ' 0 0 ' .. stamp .. ' ' .. wish
+  granted = 'granted ' .. stamp .. ' 0 0'
+end
+-- fast --
+if head and #head == 32 and kept_part == sub(head, 1, 16) and (number(sub(head, 17)) or MAX) < now then
+  -- Nobody is in the line and nobody was buried, the line is kept for long enough, and the time is above the last
+  -- token: the common case, in as few calls and new texts as can be. A refusal is the slow path's to report.
+  local done = try('HSET', key, 'tenure', kept_part .. stamp .. mine .. tail)
+  if done == 0 or done == 1 then answer = granted end
+end
+-- slow --
+local mode, kept, last = sub(wish, 1, 1), nil, nil
 if not head then
   if redis.call('EXISTS', key) == 0 then kept, last = 0, 0 end
-elseif #head == 32 and string.sub(head, 1, 2) == '1 ' then
-  kept, last = tonumber(string.sub(head, 3, 15)), tonumber(string.sub(head, 17))
+elseif #head == 32 then
+  kept, last = string.match(head, '^1 (%d+) (%d+)$')
+  kept, last = number(kept), number(last)
 end
 if kept and last then
-  -- Nobody is in the line and nobody was buried: the common case, in as few calls and conversions as can be.
-  local first, floor, spare, ends = now, tonumber(ARGV[5]), tonumber(ARGV[4]), now + ARGV[3]
-  if last >= first then first = last + 1 end
-  if floor >= first then first = floor + 1 end
+  -- Nobody is in the line and nobody was buried.
+  local first, spare = math.max(now, last + 1, floor + 1), tonumber(asked)
   if first + spare <= MAX and (spare == 0 or first + spare <= now + AHEAD) then
-    local needed = math.floor(ends / 1000) + KEPT
-    local expire = kept < needed
-    local since = string.format('%016d', now)
-    local token = first == now and since or string.format('%016d', first)
-    last = spare == 0 and token or string.format('%016d', first + spare)
-    redis.call('HSET', key, 'tenure',
-      (expire and string.format('1 %013d ', needed + KEPT) or string.sub(head, 1, 16)) .. last .. ' ' .. me .. ' holds '
-        .. string.format('%016d', ends) .. ' ' .. token .. ' ' .. ARGV[4] .. ' 0 ' .. since .. ' ' .. ARGV[2])
-    if expire then redis.call('PEXPIREAT', key, string.format('%d', needed + KEPT)) end
-    return me .. ' granted ' .. token .. ' ' .. ARGV[4] .. ' 0'
+    local expire = kept < math.floor(ends / 1000) + KEPT
+    if expire then kept = kept_for(ends) end
+    redis.call('HSET', key, 'tenure', string.format('1 %013d %016d%s%016d %016d %s 0 %s %s', kept, first + spare, mine,
+      ends, first, asked, stamp, wish))
+    if expire then redis.call('PEXPIREAT', key, string.format('%d', kept)) end
+    return string.format('granted %d %s 0', first, asked)
   end
 end
 
 -- helpers --
 
-local wish, term = ARGV[2], tonumber(ARGV[3])
-local mode = string.sub(wish, 1, 1)
-
-if ARGV[6] == 'join' and head and #head > 66 and string.sub(head, 1, 2) == '1 ' and string.byte(head, 67) ~= 119 then
+if how == 'join' and head and #head > 66 and string.sub(head, 1, 2) == '1 ' and string.byte(head, 67) ~= 119 then
   -- I join behind others who exclude me, or go on waiting, and nothing else is due. (119 is the w of "waits".)
   local ends = tonumber(string.match(head, '^%a+ (%d+)', 67))
   local lapse, kept = now + WINDOW, tonumber(string.sub(head, 3, 15))
@@ -41,7 +51,7 @@ if ARGV[6] == 'join' and head and #head > 66 and string.sub(head, 1, 2) == '1 ' 
     redis.call('HSET', key, 'tenure', string.sub(head, 1, 32) .. '+' .. string.sub(head, 34),
       'line', string.format('0 %016d 1\nx\n%s', math.min(ends, lapse), me),
       me, string.format('waits %d 0 0 0 %d %s', lapse, now, wish))
-    return string.format('%s waiting 1 %d %s', me, ends - now, string.sub(head, 17, 32))
+    return string.format('waiting 1 %d %s', ends - now, string.sub(head, 17, 32))
   elseif not alone then
     local got = redis.call('HMGET', key, 'line', me)
     local line, text = got[1], got[2]
@@ -68,7 +78,7 @@ if ARGV[6] == 'join' and head and #head > 66 and string.sub(head, 1, 2) == '1 ' 
         me, string.format('waits %d 0 0 0 %d %s', lapse, now, wish))
     end
     if ahead then
-      return string.format('%s waiting %d %d %s', me, ahead, ends - now, string.sub(head, 17, 32))
+      return string.format('waiting %d %d %s', ahead, ends - now, string.sub(head, 17, 32))
     end
   end
 end
@@ -106,7 +116,7 @@ else
       -- A hint: whoever is ahead, the first one's end is when the line may move.
       local look_in = index == 1 and 'none' or num(ends_of(text_of(claim_at(1))) - now)
       answer = num(index - 1) .. ' ' .. look_in .. ' ' .. num(token)
-      if joined and ARGV[6] == 'leave' then
+      if joined and how == 'leave' then
         cut(index)
         texts[me] = nil
         answer = 'busy ' .. answer
@@ -121,4 +131,4 @@ else
   end
 end
 commit(not joined)
-return me .. ' ' .. answer
+return answer

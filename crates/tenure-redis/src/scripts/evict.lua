@@ -1,5 +1,5 @@
--- ARGV: claim.
-
+-- Words: none, a dash.
+-- slow --
 -- helpers --
 
 -- rules --
@@ -16,4 +16,4 @@ else
   promote(nil)
 end
 commit(true)
-return me .. ' ' .. answer
+return answer

@@ -1,10 +1,26 @@
--- ARGV: claim, term.
-
+-- Words: term.
+-- once --
+local term, ends, ends_text, kept_part
+-- Read as if the digits were hexadecimal, which keeps their order, and takes a fraction of the time.
+local second = number(clock[1], 16)
+-- words --
+term = tonumber(words)
+ends = now + term
+ends_text, kept_part = string.format('%016d', ends), string.format('1 %013d ', kept_for(ends))
+-- fast --
+if head and #head > 88 and find(head, mine, 33, true) == 33 and sub(head, 1, 16) == kept_part
+  and (number(sub(head, 73, 82), 16) or 0) > second then
+  -- Only I am in the line, nobody is buried, and my hold does not lapse in this second: the common case, in as few
+  -- calls as can be.
+  local done = try('HSET', key, 'tenure', sub(head, 1, 72) .. ends_text .. sub(head, 89))
+  if done == 0 or done == 1 then answer = 'renewed' end
+end
+-- slow --
 -- helpers --
 
 if head and #head > 66 and string.sub(head, 1, 2) == '1 ' then
   -- I hold or am offered the key, and nothing else is due: the common case, in as few calls as can be.
-  local ends, kept = now + tonumber(ARGV[2]), tonumber(string.sub(head, 3, 15))
+  local kept = tonumber(string.sub(head, 3, 15))
   local next, text = 0, nil
   local first = string.sub(head, 34, 65) == me
   if first and string.byte(head, 33) == 32 then
@@ -19,9 +35,9 @@ if head and #head > 66 and string.sub(head, 1, 2) == '1 ' then
   local state, until_now, rest = string.match(text or '', '^(%a+) (%d+)( .*)$')
   if (state == 'holds' or state == 'offered') and now < tonumber(until_now) and now < next
     and (next == MAX or next <= ends) and kept and math.floor(ends / 1000) + KEPT <= kept then
-    text = string.format('holds %016d', ends) .. rest
+    text = 'holds ' .. ends_text .. rest
     if first then keep('tenure', string.sub(head, 1, 66) .. text) else keep(me, text) end
-    return me .. ' renewed'
+    return 'renewed'
   end
 end
 
@@ -29,6 +45,6 @@ end
 
 bury()
 promote(nil)
-local answer = confirm(tonumber(ARGV[2])) and 'renewed' or 'gone ' .. gone()
+local answer = confirm(term) and 'renewed' or 'gone ' .. gone()
 commit(true)
-return me .. ' ' .. answer
+return answer

@@ -1,5 +1,6 @@
--- ARGV: claim, spare tokens, floor.
-
+-- Words: spare tokens, floor.
+-- slow --
+local spares, floor = string.match(words, '^(%d+) (%d+)$')
 -- helpers --
 
 -- rules --
@@ -9,7 +10,7 @@ promote(nil)
 local answer = 'gone ' .. gone()
 local state = string.match(texts[me] or '', '^(%a+)')
 if state == 'holds' or state == 'offered' then
-  local first, spare = fresh(tonumber(ARGV[3]), tonumber(ARGV[2]))
+  local first, spare = fresh(tonumber(floor), tonumber(spares))
   if first then
     local place = place_of(texts[me])
     place.firsts, place.spare = num(first), num(spare)
@@ -18,4 +19,4 @@ if state == 'holds' or state == 'offered' then
   end
 end
 commit(true)
-return me .. ' ' .. answer
+return answer

@@ -7,22 +7,22 @@ local line, was_first -- As they are stored.
 local texts = {} -- What claims say, as far as it is known.
 
 if not head then
-  if redis.call('EXISTS', key) == 1 then return me .. ' foreign hash' end
+  if redis.call('EXISTS', key) == 1 then return 'foreign hash' end
 elseif type(head) == 'table' then
   if not string.find(head.err, 'WRONGTYPE', 1, true) then return head end
-  return me .. ' foreign ' .. redis.call('TYPE', key).ok
+  return 'foreign ' .. redis.call('TYPE', key).ok
 elseif string.sub(head, 1, 2) ~= '1 ' then
-  return me .. ' foreign hash of another version'
+  return 'foreign hash of another version'
 else
   local a, b, more, claim, text = string.match(head, '^1 (%d+) (%d+)([ +]?)(%x*) ?(.*)$')
   if not a or #claim % 32 > 0 or (#claim == 0) ~= (#text == 0) or more == ' ' and #claim == 0 then
-    return me .. ' foreign damaged hash'
+    return 'foreign damaged hash'
   end
   kept, token = tonumber(a), tonumber(b)
   if #claim > 0 then
     was_first, texts[claim], claims = claim, text, claim
     modes = string.match(text, '^%a+ %d+ %d+ %d+ %d+ %d+ (%a) ')
-    if not modes then return me .. ' foreign damaged hash' end
+    if not modes then return 'foreign damaged hash' end
   end
   if more == ' ' then
     next = tonumber(string.match(text, '^%a+ (%d+)'))
@@ -33,7 +33,7 @@ else
     line = got[1] or ''
     local c, d, e, at = string.match(line, '^(%d+) (%d+) (%d+)\n()')
     local gap = at and string.find(line, '\n', at, true)
-    if not gap or #line - gap ~= 32 * (gap - at) then return me .. ' foreign damaged hash' end
+    if not gap or #line - gap ~= 32 * (gap - at) then return 'foreign damaged hash' end
     graves, next, granted = tonumber(c), tonumber(d), tonumber(e)
     modes, claims = modes .. string.sub(line, at, gap - 1), claims .. string.sub(line, gap + 1)
     if me ~= was_first then texts[me] = got[2] or nil end
@@ -214,7 +214,7 @@ local function commit(must)
   local first, sets, gone_from = claim_at(1), {}, {}
   local behind = #modes > 1 or graves > 0
   if #dirty > 0 and math.floor(latest / 1000) + KEPT > kept then
-    kept = math.floor(latest / 1000) + 2 * KEPT
+    kept = kept_for(latest)
     sets.expire = kept
   end
   local new = string.format('1 %013d %016d', kept, token)

@@ -1,6 +1,20 @@
--- ARGV: claim, term, possible or impossible (an attempt may still arrive).
-
-if head and #head > 66 and ARGV[3] == 'impossible' and string.sub(head, 34, 65) == me
+-- Words: possible or impossible (an attempt may still arrive), term.
+-- once --
+local last_word
+-- Read as if the digits were hexadecimal, which keeps their order, and takes a fraction of the time.
+local second = number(clock[1], 16)
+-- words --
+last_word = sub(words, 1, 1) == 'i'
+-- fast --
+if last_word and head and #head > 88 and find(head, mine, 33, true) == 33 and sub(head, 1, 2) == '1 '
+  and (number(sub(head, 73, 82), 16) or 0) > second then
+  -- Only I am in the line, nobody is buried, and my hold does not lapse in this second: the common case, in as few
+  -- calls as can be.
+  local done = try('HSET', key, 'tenure', sub(head, 1, 32))
+  if done == 0 or done == 1 then answer = 'held' end
+end
+-- slow --
+if last_word and head and #head > 66 and string.sub(head, 34, 65) == me
   and string.sub(head, 1, 2) == '1 ' then
   -- I am the first in the line. Behind "holds" or "offered", of which 104 is the h, is my deadline.
   local at = string.byte(head, 67) == 104 and 73 or 75
@@ -9,7 +23,7 @@ if head and #head > 66 and ARGV[3] == 'impossible' and string.sub(head, 34, 65) 
     -- Not so easy.
   elseif string.byte(head, 33) == 32 then
     -- Only I am in the line, and nobody is buried: the common case, in as few calls as can be.
-    if type(redis.pcall('HSET', key, 'tenure', string.sub(head, 1, 32))) == 'number' then return me .. ' held' end
+    if type(redis.pcall('HSET', key, 'tenure', string.sub(head, 1, 32))) == 'number' then return 'held' end
   else
     -- Another waits behind me, both exclusively, and nothing else is due: the key goes to the next one.
     local line = redis.call('HGET', key, 'line') or ''
@@ -35,7 +49,7 @@ if head and #head > 66 and ARGV[3] == 'impossible' and string.sub(head, 34, 65) 
           redis.call('HSET', key, 'tenure', head)
         end
         redis.pcall('PUBLISH', 'tenure:to:' .. channel, heir .. ' ' .. grant)
-        return me .. ' held'
+        return 'held'
       end
     end
   end
@@ -47,7 +61,7 @@ end
 
 bury()
 local answer = remove()
-if ARGV[3] == 'possible' then entomb(me, 'withdrawn', tonumber(ARGV[2])) end
+if not last_word then entomb(me, 'withdrawn', tonumber(string.match(words, '%d+'))) end
 promote(nil)
 commit(true)
-return me .. ' ' .. answer
+return answer
