@@ -14,26 +14,55 @@ use tenure_core::lease::{Clock, SystemClock};
 use tenure_core::{Claim, ClaimId, Key, Tenure};
 use tenure_etcd::rpc::request_op::Request;
 use tenure_etcd::rpc::{
-    Compare, DeleteRangeRequest, KvClient, LeaseClient, LeaseGrantRequest, PutRequest, RangeRequest,
-    RequestOp, TxnRequest, TxnResponse,
+    Compare, DeleteRangeRequest, DeleteRangeResponse, KvClient, LeaseClient, LeaseGrantRequest, PutRequest,
+    RangeRequest, RequestOp, TxnRequest, TxnResponse,
 };
 use tenure_etcd::{Etcd, EtcdOptions};
 use tenure_servers::etcd::{EtcdCluster, EtcdStart};
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
+use tonic_prost::ProstCodec;
 
 const CYCLES: u32 = 150;
 const ROUNDS: usize = 15;
 
 /// What is measured, in the order of the table.
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 9] = [
     "a question that the server answers alone",
     "a read that it asks its cluster about",
     "one write",
     "two bare transactions",
     "the same, with the room of a place",
+    "the same, deleted without a condition",
+    "the server's own lock service",
     "the engine's verbs: attempt, withdraw",
     "acquire and release",
 ];
+
+// The messages of the lock service.
+#[derive(Clone, PartialEq, prost::Message)]
+struct LockRequest {
+    #[prost(bytes = "vec", tag = "1")]
+    name: Vec<u8>,
+    #[prost(int64, tag = "2")]
+    lease: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct LockResponse {
+    #[prost(bytes = "vec", tag = "2")]
+    key: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct UnlockRequest {
+    #[prost(bytes = "vec", tag = "1")]
+    key: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct UnlockResponse {}
 
 struct Bench {
     cluster: EtcdCluster,
@@ -91,6 +120,33 @@ impl Bench {
         assert!(done.succeeded);
     }
 
+    async fn bare_without_condition(&self, value: usize) {
+        let key = b"bare".to_vec();
+        let put = self.put("bare", vec![b'x'; value]);
+        assert!(self.txn(vec![Compare::created_at(&key, 0)], vec![put]).await.succeeded);
+        let delete = DeleteRangeRequest { key, ..Default::default() };
+        let done: DeleteRangeResponse = self.call("/etcdserverpb.KV/DeleteRange", delete).await;
+        assert_eq!(done.deleted, 1);
+    }
+
+    async fn lock_service(&self) {
+        let ask = LockRequest { name: b"service".to_vec(), lease: self.lease };
+        let locked: LockResponse = self.call("/v3lockpb.Lock/Lock", ask).await;
+        let ask = UnlockRequest { key: locked.key };
+        let _: UnlockResponse = self.call("/v3lockpb.Lock/Unlock", ask).await;
+    }
+
+    async fn call<Q, A>(&self, path: &'static str, ask: Q) -> A
+    where
+        Q: prost::Message + Send + Sync + 'static,
+        A: prost::Message + Default + Send + Sync + 'static,
+    {
+        let mut client = Grpc::new(self.channel.clone());
+        client.ready().await.unwrap();
+        let (codec, path) = (ProstCodec::<Q, A>::default(), PathAndQuery::from_static(path));
+        client.unary(tonic::Request::new(ask), path, codec).await.unwrap().into_inner()
+    }
+
     async fn verbs(&self, key: &str) {
         let claim = Claim::new(Key::new(key).unwrap(), ClaimId::from_bits(rand::random()));
         let mut contender = self.engine.contend(claim);
@@ -108,7 +164,9 @@ impl Bench {
             2 => drop(self.txn(Vec::new(), vec![self.put("write", Vec::new())]).await),
             3 => self.bare(0).await,
             4 => self.bare(150).await,
-            5 => self.verbs("measure").await,
+            5 => self.bare_without_condition(150).await,
+            6 => self.lock_service().await,
+            7 => self.verbs("measure").await,
             _ => drop(self.tenure.lock("measure").acquire().await.unwrap().release().await.unwrap()),
         }
     }

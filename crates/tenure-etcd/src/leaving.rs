@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tenure_core::Mode;
 use tenure_core::engine::line::{self, Verdict};
-use tenure_core::engine::{EngineError, Stray, Trouble, Withdrawn};
+use tenure_core::engine::{Effect, EngineError, Stray, Trouble, Withdrawn};
 
 use crate::lease::Lease;
 use crate::names::Span;
@@ -46,6 +46,10 @@ impl Doing<'_> {
             return Ok(Withdrawn::Absent);
         };
         let known_to_hold = place.grant.is_some();
+        let name = |lease| self.shared.names.place(&self.claim.key, lease);
+        if known_to_hold && !place.marked && dig.is_none() && self.seat.deletes(&place, name) {
+            return self.delete_by_name(&place).await;
+        }
         let mut ops = vec![ops::delete(&place.key)];
         if place.marked {
             ops.push(self.clear_mark(&place.key));
@@ -76,6 +80,18 @@ impl Doing<'_> {
         let me = view.as_ref().ok().and_then(|view| Some((view, view.created_at(place.created)?)));
         let held = me.is_some_and(|(view, me)| line::verdict(&view.modes(), me) == Verdict::Granted);
         Ok(if held { Withdrawn::Held } else { Withdrawn::Waited })
+    }
+
+    /// Deletes the place of a hold, whichever it is that has its name: as long as the claim has the lease that it is
+    /// named by, nobody else's can have it. That costs etcd less than to compare first.
+    async fn delete_by_name(&self, place: &Taken) -> Result<Withdrawn, EngineError> {
+        let answer = self.write_txn(ops::txn(Vec::new(), vec![ops::delete(&place.key)], Vec::new())).await;
+        if !matches!(&answer, Err(failed) if failed.trouble.effect != Effect::None) {
+            self.seat.deletion_answered();
+        }
+        let deleted = Answers::from(answer?).deleted()?;
+        self.dispose(!deleted);
+        Ok(if deleted { Withdrawn::Held } else { Withdrawn::Absent })
     }
 
     /// Looks for a place of the claim of which this process knows nothing, also in a line that cannot be read.

@@ -4,8 +4,8 @@ use tenure_core::engine::Trouble;
 
 use crate::names::Span;
 use crate::rpc::{
-    Compare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, RequestOp, ResponseHeader, ResponseOp,
-    TxnRequest, TxnResponse,
+    Compare, DeleteRangeRequest, DeleteRangeResponse, KeyValue, PutRequest, RangeRequest, RequestOp,
+    ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
     compare::{CompareResult, CompareTarget, TargetUnion},
     range_request::{SortOrder, SortTarget},
     request_op::Request,
@@ -138,6 +138,27 @@ fn op(request: Request) -> RequestOp {
     RequestOp { request: Some(request) }
 }
 
+/// The deletion in a transaction that is nothing else; or the transaction itself.
+pub(crate) fn bare_deletion(mut txn: TxnRequest) -> Result<DeleteRangeRequest, TxnRequest> {
+    if !txn.compare.is_empty() || txn.success.len() != 1 {
+        return Err(txn);
+    }
+    match txn.success.pop() {
+        Some(RequestOp { request: Some(Request::RequestDeleteRange(deletion)) }) => Ok(deletion),
+        other => {
+            txn.success.extend(other);
+            Err(txn)
+        }
+    }
+}
+
+/// What a transaction with nothing but this deletion would have answered.
+pub(crate) fn answer_of_deletion(mut deleted: DeleteRangeResponse) -> TxnResponse {
+    let header = deleted.header.take();
+    let response = Some(Response::ResponseDeleteRange(deleted));
+    TxnResponse { header, succeeded: true, responses: vec![ResponseOp { response }] }
+}
+
 /// The answers of a transaction, taken one after the other.
 pub(crate) struct Answers {
     pub(crate) revision: i64,
@@ -177,6 +198,14 @@ impl Answers {
     pub(crate) fn written(&mut self) -> Result<(), Trouble> {
         match self.next() {
             Some(Response::ResponsePut(_)) => Ok(()),
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// Whether a deletion has found something.
+    pub(crate) fn deleted(&mut self) -> Result<bool, Trouble> {
+        match self.next() {
+            Some(Response::ResponseDeleteRange(deleted)) => Ok(deleted.deleted > 0),
             _ => Err(nonsense()),
         }
     }

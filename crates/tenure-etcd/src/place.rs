@@ -80,6 +80,7 @@ impl Doing<'_> {
     /// Takes a place at the end of the line, unless the claim has one already or was taken out before.
     pub(crate) async fn join(&self) -> Result<Seen, EngineError> {
         self.check_mode()?;
+        self.seat.joins();
         self.end_former_leases().await?;
         // From here on it waits for no turn: what it asks for now would end meanwhile.
         let turn = self.link.turn_to_come().await?;

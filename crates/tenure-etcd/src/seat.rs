@@ -8,6 +8,8 @@
 //! 2. A seat without contenders is kept while the leases of its claim may live.
 //! 3. An attempt to join is sent only on the leases that the seat has, and while one is not answered they are given to
 //!    nobody else.
+//! 4. While a deletion by name alone is not answered, nobody makes that name again: neither another claim, as with an
+//!    attempt, nor this one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,8 +41,10 @@ pub(crate) struct State {
     /// The same while it waits.
     pub(crate) wait: Option<Arc<Lease>>,
     pub(crate) place: Option<Taken>,
-    /// How many attempts to join were sent and not answered.
+    /// How many attempts to join, and deletions by name alone, were sent and not answered.
     pub(crate) unanswered: u32,
+    /// How many of them are deletions.
+    deletions: u32,
     /// Former leases, under which one of these may still arrive: they must have ended before the claim joins again.
     pub(crate) condemned: Vec<Arc<Lease>>,
 }
@@ -181,6 +185,34 @@ impl Seat {
 
     pub(crate) fn answered(&self) {
         self.state().unanswered -= 1;
+    }
+
+    /// The place is about to be deleted by its name alone; unless that is answered, it counts as under way for ever.
+    /// False when its name is not certainly the claim's own: then it may only be deleted as the one that is known.
+    pub(crate) fn deletes(&self, place: &Taken, name: impl Fn(i64) -> Vec<u8>) -> bool {
+        let mut state = self.state();
+        let is_this = state.place.as_ref().is_some_and(|now| now.created == place.created);
+        let is_ours = state.hold.as_ref().is_some_and(|hold| name(hold.id) == place.key);
+        if is_this && is_ours {
+            state.unanswered += 1;
+            state.deletions += 1;
+        }
+        is_this && is_ours
+    }
+
+    pub(crate) fn deletion_answered(&self) {
+        let mut state = self.state();
+        state.unanswered -= 1;
+        state.deletions -= 1;
+    }
+
+    /// The claim is about to join. Where a deletion may still arrive it must not make the same name again, so its
+    /// leases are noted as former ones.
+    pub(crate) fn joins(&self) {
+        let mut state = self.state();
+        if state.deletions > 0 && state.place.is_none() {
+            state.take_leases();
+        }
     }
 
     /// Notes that a place was seen to hang on this lease since a revision.

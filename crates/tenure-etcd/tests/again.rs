@@ -4,6 +4,7 @@
 mod support;
 
 use support::*;
+use tenure_core::Claim;
 use tenure_core::engine::{
     Attempt, Contender, Effect, Engine, EngineErrorKind, Renewal, Retry, Stray, Withdrawn,
 };
@@ -156,4 +157,60 @@ async fn a_try_that_finds_the_key_busy_leaves_its_lease_to_the_next() {
     let leases = cluster.etcdctl(0, &["lease", "list"]).unwrap();
     // The first line says how many there are: that of the holder, with the one for waiting, and one for all who try.
     assert!((2..=4).contains(&leases.lines().count()), "{leases}");
+}
+
+/// A hold whose release was sent and has not arrived: it may still do so. The name of its place.
+async fn release_underway(
+    cluster: &EtcdCluster,
+    proxy: &Proxy,
+    holder: &mut EtcdContender,
+    wish: &Claim,
+) -> String {
+    granted(holder).await;
+    let (name, _) = place_of(cluster, "k", wish.id);
+    proxy.next(Side::Requests, is_data, Trick::CutBefore);
+    let error = holder.withdraw(Stray::Impossible).await.unwrap_err();
+    assert_eq!(axes(&error), (EngineErrorKind::Unreachable, Effect::Unknown, Retry::Worth), "{error}");
+    name
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c031_a_release_that_may_still_arrive_hits_no_later_claim() {
+    let cluster = EtcdCluster::single().unwrap();
+    let proxy = Proxy::before(cluster.port(0), Proxy::http2).unwrap();
+    let etcd = Etcd::open(&options(&url_of(&proxy))).await.unwrap();
+    warm_up(&etcd).await;
+    let (wish, next) = (claim("k"), claim("k"));
+    let mut holder = etcd.contend(wish.clone());
+    let former = release_underway(&cluster, &proxy, &mut holder, &wish).await;
+    // The second one is answered, and the first may come after it.
+    let left = at_last("it leaves", async || holder.withdraw(Stray::Impossible).await).await;
+    assert_eq!(left, Withdrawn::Held);
+    granted(&mut etcd.contend(next.clone())).await;
+    assert_ne!(place_of(&cluster, "k", next.id).0, former, "it would be deleted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c031_a_release_that_may_still_arrive_hits_no_later_place_of_its_claim() {
+    let cluster = EtcdCluster::single().unwrap();
+    let proxy = Proxy::before(cluster.port(0), Proxy::http2).unwrap();
+    let (direct, etcd) = (open(&cluster).await, Etcd::open(&options(&url_of(&proxy))).await.unwrap());
+    warm_up(&etcd).await;
+    for is_evicted in [false, true] {
+        let wish = claim("k");
+        let mut holder = etcd.contend(wish.clone());
+        let former = release_underway(&cluster, &proxy, &mut holder, &wish).await;
+        if is_evicted {
+            assert_eq!(direct.evict(&key("k"), wish.id).await.unwrap(), Withdrawn::Held);
+            let told = at_last("it is told", async || holder.attempt().await).await;
+            assert!(matches!(told, Attempt::Gone(_)), "{told:?}");
+            // As when its time is over.
+            cluster.etcdctl(0, &["del", "--prefix", "tenure/gone/"]).unwrap();
+        } else {
+            cluster.etcdctl(0, &["del", &former]).unwrap();
+        }
+        granted_at_last(&mut holder).await;
+        assert_ne!(place_of(&cluster, "k", wish.id).0, former, "it would be deleted");
+        holder.withdraw(Stray::Impossible).await.unwrap();
+    }
 }
