@@ -19,6 +19,9 @@ use crate::link::{Failed, Link, Turn};
 /// How many leases of one length are kept for later.
 const IDLE_MAX: usize = 64;
 
+/// For how many of its terms a lease may live after its last proof: each change of leader lets all leases begin anew.
+const TERMS_MAX: u32 = 4;
+
 /// A lease of ours.
 #[derive(Debug)]
 pub(crate) struct Lease {
@@ -64,6 +67,12 @@ impl Lease {
     pub(crate) fn left_at(&self, moment: Moment) -> Duration {
         let proof = self.proof();
         proof.granted.saturating_sub(moment.since(proof.sent))
+    }
+
+    /// Whether it may still live, although nothing of it may be left that is certain.
+    pub(crate) fn may_live(&self) -> bool {
+        let proof = self.proof();
+        SystemClock.now().since(proof.sent) < proof.granted * TERMS_MAX
     }
 
     /// Whether nearly all of it is left, so that a claim can begin without a keep-alive.

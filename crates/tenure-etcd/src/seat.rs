@@ -119,7 +119,7 @@ impl State {
     fn may_live(&self) -> bool {
         let place = self.place.as_ref().map(|place| &place.lease);
         let leases = self.hold.iter().chain(&self.wait).chain(place).chain(&self.condemned);
-        leases.into_iter().any(|lease| !lease.left().is_zero())
+        leases.into_iter().any(|lease| lease.may_live())
     }
 
     /// Whether the claim is to hold by this lease, and to wait by that one.

@@ -6,6 +6,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use support::*;
 use tenure_core::engine::{Attempt, Contender, Engine, Gone, Renewal, Stray, Withdrawn};
@@ -141,4 +143,24 @@ async fn a_renewal_on_a_lease_that_another_lane_has_spared_finds_the_hold() {
         assert!(matches!(late, Ok(Renewal::Renewed(_))), "{late:?}");
     }
     assert!(holds(&mut lane).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c035_a_claim_that_was_away_for_longer_than_its_lease_makes_no_second_place() {
+    let cluster = EtcdCluster::single().unwrap();
+    let (etcd, other) = (open(&cluster).await, open(&cluster).await);
+    granted(&mut other.contend(claim("k"))).await;
+    let wish = short_claim("k", Duration::from_secs(3));
+    let mut before = etcd.contend(wish.clone());
+    waits(&mut before).await;
+    // As when a new leader lets all leases begin anew, while the process stands still.
+    let (name, lease) = place_of(&cluster, "k", wish.id);
+    let since = now();
+    while now().since(since) < Duration::from_secs(6) {
+        cluster.etcdctl(0, &["lease", "keep-alive", "--once", &format!("{lease:x}")]).unwrap();
+    }
+    drop(before);
+    waits(&mut etcd.contend(wish.clone())).await;
+    assert_eq!(place_of(&cluster, "k", wish.id).0, name);
+    assert_eq!(places(&other, "k").await, 2);
 }
