@@ -78,6 +78,16 @@ fn pass_on(command: &mut Command) -> ExitCode {
 fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root());
+    // What it said of our package to us is not for what it builds next: some build scripts read it, and all that stands
+    // on them would be built anew in turns with what is built by hand.
+    for (name, _) in std::env::vars_os() {
+        let of_our_package = name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
+        if of_our_package {
+            cargo.env_remove(name);
+        }
+    }
     cargo
 }
 

@@ -86,7 +86,17 @@ fn program() -> Option<PathBuf> {
     }
     let cargo = std::env::var_os("CARGO")?;
     eprintln!("cli: building tenure-cli");
-    let built = Command::new(cargo).args(["build", "--quiet", "--release", "-p", "tenure-cli"]).status();
+    let mut build = Command::new(cargo);
+    // What cargo said of our package to us is not for what it builds next; see `xtask`.
+    for (name, _) in std::env::vars_os() {
+        if name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+        {
+            build.env_remove(name);
+        }
+    }
+    let built = build.args(["build", "--quiet", "--release", "-p", "tenure-cli"]).status();
     let beside = std::env::current_exe().ok()?.parent().map(Path::to_owned)?.join("tenure");
     (built.is_ok_and(|status| status.success()) && beside.exists()).then_some(beside)
 }
