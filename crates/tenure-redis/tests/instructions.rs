@@ -7,6 +7,7 @@
 
 mod support;
 
+use futures_util::future::join_all;
 use redis::AsyncConnectionConfig;
 use support::*;
 use tenure_core::Tenure;
@@ -18,8 +19,11 @@ const WHO: &str = "TENURE_TEST_INSTRUCTIONS_WHO";
 const CYCLES: &str = "TENURE_TEST_INSTRUCTIONS_CYCLES";
 
 /// So many that what starting takes goes away in the difference.
-const FEW: u64 = 50;
-const MANY: u64 = 250;
+const FEW: u64 = 64;
+const MANY: u64 = 320;
+
+/// How many tasks are a crowd, who ask in scripts for sixteen.
+const TASKS: u64 = 64;
 
 async fn bare(url: &str, cycles: u64) {
     let config =
@@ -51,6 +55,21 @@ async fn locks(url: &str, cycles: u64) {
     }
 }
 
+/// As many tasks at once, each with a key of its own.
+async fn crowd(url: &str, cycles: u64) {
+    let options = options(url).with_response_timeout(LIMIT).with_connect_timeout(LIMIT);
+    let tenure = Tenure::new(Redis::open(&options).await.unwrap());
+    let tasks = (0..TASKS).map(|task| {
+        let lock = tenure.lock(format!("k{task}")).ttl(LIMIT);
+        async move {
+            for _ in 0..cycles / TASKS {
+                lock.acquire().await.unwrap().release().await.unwrap();
+            }
+        }
+    });
+    join_all(tasks).await;
+}
+
 /// The client: this program, started again. As a test it has nothing to do.
 #[test]
 fn role_of_a_client() {
@@ -59,6 +78,7 @@ fn role_of_a_client() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     match std::env::var(WHO).as_deref() {
         Ok("bare") => runtime.block_on(bare(&url, cycles)),
+        Ok("crowd") => runtime.block_on(crowd(&url, cycles)),
         _ => runtime.block_on(locks(&url, cycles)),
     }
 }
@@ -91,9 +111,12 @@ fn each(who: &str) -> [f64; 2] {
 
 #[test]
 fn a_cycle_executes_no_more_instructions_than_it_did() {
-    let ([bare_server, bare_client], [server, client]) = (each("bare"), each("locks"));
+    let ([bare_server, bare_client], [server, client], [crowd, _]) =
+        (each("bare"), each("locks"), each("crowd"));
     println!("server: {server} a cycle, {bare_server} bare; client: {client} a cycle, {bare_client} bare");
-    let (server, client) = (server / bare_server, client / bare_client);
+    println!("server: {crowd} a cycle of a crowd");
+    let (server, client, crowd) = (server / bare_server, client / bare_client, crowd / bare_server);
     assert!(server <= 3.8, "{server} times what the bare cycle takes of the server");
+    assert!(crowd <= 1.7, "{crowd} times what the bare cycle takes of the server, in a crowd");
     assert!(client <= 1.8, "{client} times what the bare cycle takes of the client");
 }
