@@ -131,9 +131,7 @@ async fn what_was_left_on_a_lease_that_is_used_again_goes_with_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c034_a_claim_leaves_a_line_that_it_cannot_read() {
-    let cluster = EtcdCluster::single().unwrap();
-    let proxy = Proxy::before(cluster.port(0), Proxy::http2).unwrap();
-    let etcd = Etcd::open(&options(&url_of(&proxy))).await.unwrap();
+    let (cluster, proxy, etcd) = behind_a_proxy().await;
     warm_up(&etcd).await;
     let wish = claim("k");
     let mut contender = etcd.contend(wish.clone());
@@ -176,9 +174,7 @@ async fn release_underway(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c031_a_release_that_may_still_arrive_hits_no_later_claim() {
-    let cluster = EtcdCluster::single().unwrap();
-    let proxy = Proxy::before(cluster.port(0), Proxy::http2).unwrap();
-    let etcd = Etcd::open(&options(&url_of(&proxy))).await.unwrap();
+    let (cluster, proxy, etcd) = behind_a_proxy().await;
     warm_up(&etcd).await;
     let (wish, next) = (claim("k"), claim("k"));
     let mut holder = etcd.contend(wish.clone());

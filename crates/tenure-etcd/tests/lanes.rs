@@ -11,7 +11,6 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use support::*;
 use tenure_core::engine::{Attempt, Contender, Engine, Gone, Renewal, Stray, Withdrawn};
-use tenure_etcd::Etcd;
 
 /// How often the server has refused a transaction for a lease that has ended.
 const REFUSED: &str = "grpc_server_handled_total{grpc_code=\"NotFound\",grpc_method=\"Txn\",\
@@ -52,9 +51,7 @@ async fn c029_an_attempt_whose_place_another_lane_took_back_is_no_hold() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c029_a_lease_under_which_an_attempt_may_still_arrive_is_given_to_nobody_else() {
-    let cluster = EtcdCluster::single().unwrap();
-    let proxy = Proxy::before(cluster.port(0), Proxy::http2).unwrap();
-    let etcd = Etcd::open(&options(&url_of(&proxy))).await.unwrap();
+    let (cluster, proxy, etcd) = behind_a_proxy().await;
     warm_up(&etcd).await;
     let wish = claim("k");
     let (mut lane, mut leaves) = (etcd.contend(wish.clone()), etcd.contend(wish.clone()));
@@ -96,9 +93,7 @@ async fn c035_an_attempt_that_is_refused_costs_no_place_of_another_lane() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c035_who_sees_a_place_gone_ends_no_lease_of_the_next_one() {
-    let cluster = EtcdCluster::single().unwrap();
-    let proxy = Proxy::before(cluster.port(0), Proxy::http2).unwrap();
-    let etcd = Etcd::open(&options(&url_of(&proxy))).await.unwrap();
+    let (cluster, proxy, etcd) = behind_a_proxy().await;
     warm_up(&etcd).await;
     let wish = claim("k");
     let (mut lane, mut second) = (etcd.contend(wish.clone()), etcd.contend(wish.clone()));

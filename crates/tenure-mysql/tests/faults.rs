@@ -15,12 +15,6 @@ use tenure_core::lease::{Clock, SystemClock};
 use tenure_core::{LossCause, Tenure, blocking};
 use tenure_mysql::MySql;
 
-/// Whether a packet calls this procedure or mentions this text.
-fn mentions(text: &str) -> impl Fn(&[u8]) -> bool + Send + 'static {
-    let text = text.as_bytes().to_vec();
-    move |frame| frame.windows(text.len()).any(|window| window == text)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_holds_renews_restamps_and_leaves_by_one_statement_each() {
     let server = migrated(&[]).await;
@@ -70,7 +64,7 @@ async fn c026_a_lost_reply_does_not_block_its_own_claim() {
     let engine = MySql::open(&options(&url_of(&proxy))).await.unwrap();
     let wish = claim("k");
     let mut contender = engine.contend(wish.clone());
-    proxy.next(Side::Replies, mentions(&wish.id.to_string()), Trick::CutBefore);
+    proxy.next(Side::Replies, mentions(wish.id.to_string()), Trick::CutBefore);
     let error = contender.attempt().await.unwrap_err();
     assert_eq!(axes(&error), (EngineErrorKind::Unreachable, Effect::Unknown, Retry::Worth));
     let grant = granted(&mut contender).await;
@@ -106,7 +100,7 @@ async fn c030_an_answer_for_another_claim_ends_the_connection() {
     let wish = claim("k");
     let (from, to) = (wish.id.to_string(), claim("k").id.to_string());
     let (from, to) = (from.into_bytes(), to.into_bytes());
-    proxy.next(Side::Replies, mentions(&wish.id.to_string()), Trick::Replace { from, to });
+    proxy.next(Side::Replies, mentions(wish.id.to_string()), Trick::Replace { from, to });
     let mut contender = engine.contend(wish);
     let error = contender.attempt().await.unwrap_err();
     assert_eq!(axes(&error), (EngineErrorKind::Protocol, Effect::Unknown, Retry::Useless));
@@ -124,7 +118,7 @@ async fn c042_a_statement_that_is_sent_twice_is_applied_once() {
     let wish = claim("k");
     // Whatever the client makes of two answers, the line has one place with one token.
     granted(&mut engine.contend(claim("prepared"))).await;
-    proxy.next(Side::Requests, mentions(&wish.id.to_string()), Trick::Duplicate);
+    proxy.next(Side::Requests, mentions(wish.id.to_string()), Trick::Duplicate);
     let mut contender = engine.contend(wish);
     let first = contender.attempt().await;
     let grant = granted_at_last(&mut contender).await;

@@ -153,8 +153,7 @@ async fn c026_a_lost_reply_does_not_block_its_own_claim_though_it_is_another_ses
     let wish = claim("k");
     let text = wish.id.to_string().into_bytes();
     let mut contender = engine.contend(wish);
-    let mentions = move |frame: &[u8]| frame.windows(text.len()).any(|window| window == text);
-    proxy.next(Side::Replies, mentions, Trick::CutBefore);
+    proxy.next(Side::Replies, mentions(text), Trick::CutBefore);
     let error = contender.attempt().await.unwrap_err();
     assert_eq!(axes(&error), (EngineErrorKind::Unreachable, Effect::Unknown, Retry::Worth));
     granted(&mut contender).await;
@@ -370,9 +369,7 @@ async fn c085_a_session_that_the_server_sees_on_another_connection_is_refused_an
     let before = of_places(&server);
     // As behind a proxy that shares connections, the one that the verb comes over has another session.
     let (from, to) = (number.to_le_bytes().to_vec(), 1_i64.to_le_bytes().to_vec());
-    let bytes = from.clone();
-    let mentions = move |frame: &[u8]| frame.windows(8).any(|window| window == bytes);
-    proxy.next(Side::Requests, mentions, Trick::Replace { from, to });
+    proxy.next(Side::Requests, mentions(from.clone()), Trick::Replace { from, to });
     let error = holder.attempt().await.unwrap_err();
     assert_eq!(axes(&error), (EngineErrorKind::Unsupported, Effect::None, Retry::Useless));
     assert!(error.to_string().contains("proxy"), "{error}");

@@ -1,5 +1,7 @@
 //! The verbs as scripts: one per verb, all with the same prelude, so that each is atomic on the server.
 
+use crate::names;
+
 /// How a server tells a connection something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Voice {
@@ -95,6 +97,7 @@ impl Script {
         let slow = part(verb, "slow").replace("-- helpers --\n", include_str!("scripts/helpers.lua"));
         let slow = slow.replace("-- rules --\n", include_str!("scripts/rules.lua"));
         let slow = slow.replace("'PUBLISH'", &format!("'{}'", voice.publish()));
+        let frame = frame.replace("~= MINE", &format!("~= {}", names::MINE));
         let frame = frame.replace("-- words --\n", part(verb, "words"));
         let frame = frame.replace("-- fast --\n", part(verb, "fast")).replace("-- slow --\n", &slow);
         [include_str!("scripts/prelude.lua"), part(verb, "once"), &frame].concat()

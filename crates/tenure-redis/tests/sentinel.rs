@@ -137,9 +137,9 @@ async fn c066_a_switch_that_is_told_ends_the_old_connection_while_the_old_primar
 async fn c066_a_primary_that_was_demoted_unheard_refuses_and_the_next_one_is_asked() {
     let set = start_calm(&[]);
     let proxy = Proxy::before(set.sentinel_ports()[0], Proxy::resp).unwrap();
-    let switch = |frame: &[u8]| frame.windows(14).any(|window| window == b"+switch-master");
+    let (switch, address) = (mentions("+switch-master"), mentions("127.0.0.1"));
     // The greeting of the subscription names the channel as well.
-    let news = move |frame: &[u8]| switch(frame) && frame.windows(9).any(|window| window == b"127.0.0.1");
+    let news = move |frame: &[u8]| switch(frame) && address(frame);
     proxy.next(Side::Replies, news, Trick::Drop);
     let redis = Redis::open(&options(&url(&[proxy.port()], "tenure"))).await.unwrap();
     let mut holder = redis.contend(claim("k"));

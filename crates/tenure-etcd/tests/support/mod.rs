@@ -21,7 +21,7 @@ use tenure_etcd::{Etcd, EtcdContender, EtcdOptions};
 
 pub use tenure_conformance::tools::*;
 pub use tenure_servers::etcd::{EtcdCluster, EtcdStart, etcdctl};
-pub use tenure_servers::{Certificates, LIMIT, Proxy, Side, Trick, free_ports};
+pub use tenure_servers::{Certificates, LIMIT, Proxy, Side, Trick, free_ports, mentions};
 
 pub fn options(url: &str) -> EtcdOptions {
     EtcdOptions::from_url(url).unwrap()
@@ -80,6 +80,14 @@ pub fn url_as(cluster: &EtcdCluster, login: &str) -> String {
 /// Whether a frame of HTTP/2 carries data: a message, or a part of one.
 pub fn is_data(frame: &[u8]) -> bool {
     frame.len() > 9 && frame[3] == 0
+}
+
+/// A server, a proxy before it, and a client that comes through it.
+pub async fn behind_a_proxy() -> (EtcdCluster, Proxy, Etcd) {
+    let cluster = EtcdCluster::single().unwrap();
+    let proxy = Proxy::before(cluster.port(0), Proxy::http2).unwrap();
+    let etcd = Etcd::open(&options(&url_of(&proxy))).await.unwrap();
+    (cluster, proxy, etcd)
 }
 
 /// Locks and releases something else, so that the leases are there already.

@@ -17,7 +17,7 @@ pub use sqlx::mysql::MySqlConnection;
 pub use sqlx::{Connection, Row};
 pub use tenure_conformance::tools::*;
 pub use tenure_servers::mariadb::MariaDbServer;
-pub use tenure_servers::{Certificates, LIMIT, Proxy, Side, Trick, free_ports};
+pub use tenure_servers::{Certificates, LIMIT, Proxy, Side, Trick, free_ports, mentions};
 
 pub fn options(url: &str) -> MySqlOptions {
     MySqlOptions::from_url(url).unwrap()

@@ -11,7 +11,7 @@ end
 local keys, args, lines, at = KEYS, ARGV, { ARGV[1] }, 2
 for i = 1, #keys do
   local mine = args[at]
-  if #mine ~= 40 then
+  if #mine ~= MINE then
     words, mine, at = mine, args[at + 1], at + 1
 -- words --
   end

@@ -14,7 +14,7 @@ use tenure_redis::{Redis, RedisOptions};
 
 pub use tenure_conformance::tools::*;
 pub use tenure_servers::redis::{RedisServer, say};
-pub use tenure_servers::{Certificates, LIMIT, Proxy, Side, Trick, free_ports};
+pub use tenure_servers::{Certificates, LIMIT, Proxy, Side, Trick, free_ports, mentions};
 
 pub fn options(url: &str) -> RedisOptions {
     RedisOptions::from_url(url).unwrap().with_response_timeout(Duration::from_millis(500))
